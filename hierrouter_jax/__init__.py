@@ -1,0 +1,1 @@
+"""Learned multi-hop routing over pools of small language models, in JAX."""

@@ -1,0 +1,25 @@
+"""The protocol every source of text answers to: a pool of Flax models, a script in a test, later an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from hierrouter_jax.core.text import EncodedRequest, GenerationRequest, ModelCard, Response
+
+
+class TextEngine(Protocol):
+    """Answers requests for the models of one pool."""
+
+    @property
+    def cards(self) -> tuple[ModelCard, ...]:
+        """The models of the pool, in the order of the MDP's actions."""
+        ...
+
+    def encode(self, request: GenerationRequest) -> EncodedRequest:
+        """Return what determines the response: the store's key is its digest. Raises `PromptTooLongError`."""
+        ...
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Response]:
+        """Answer the requests, in their order; how they are batched changes no answer."""
+        ...

@@ -1,0 +1,51 @@
+# Each target makes .venv by itself when it is missing or older than setup.cfg; nothing else needs to be installed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_FLAGS ?= -q -n auto --dist loadfile
+
+RUN_STAMP := $(VENV)/.installed-run
+TEST_STAMP := $(VENV)/.installed-test
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint format clean
+
+help:
+	@echo "make quickstart   packaged tree -> train -> evaluate -> report, then three questions to the real models"
+	@echo "make test         every test"
+	@echo "make lint         ruff, mypy, import contracts, sizes"
+	@echo "make format       ruff format"
+	@echo "make clean        remove .venv and caches (runs/ stays)"
+
+# What running needs. An environment made for the tests serves as well: its stamp touches this one too.
+$(RUN_STAMP): setup.cfg
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+# What tests and lint need besides; among it torch, the oracle of the model tests.
+$(TEST_STAMP): setup.cfg
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $(RUN_STAMP) $@
+
+quickstart: $(RUN_STAMP)
+	$(BIN)/hierrouter quickstart
+
+test: $(TEST_STAMP)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(TEST_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_sizes.py
+
+format: $(TEST_STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) *.egg-info build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""The `hierrouter` command: one file a subcommand."""

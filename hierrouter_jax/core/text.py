@@ -108,6 +108,7 @@ class ModelCard:
 
     `num_parameters` counts the parameters active for one token. `base_rate` is the paper's cost of one token in
     arbitrary units (by default the parameter count). Prices are USD per million tokens.
+    `attention_width` is layers x heads x head_dim, where known: it gives the attention term of FLOPs.
     """
 
     name: str
@@ -121,3 +122,4 @@ class ModelCard:
     price_out_usd_per_mtok: float | None = None
     prefill_s_per_token: float | None = None
     decode_s_per_token: float | None = None
+    attention_width: int | None = None

@@ -1,0 +1,1 @@
+"""The content-addressed store of responses: ask a model once, keep the answer for good."""

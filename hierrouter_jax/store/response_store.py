@@ -1,0 +1,243 @@
+"""The response store: one SQLite file, one row a response, addressed by the digest of the request.
+
+Write-ahead logging with full synchronisation: what `put_many` has returned from is on disk, and a process killed at
+any moment, or a disk that fills up, loses at most the transaction in flight. Several processes may use one store at
+once (writers wait for each other). A key is written once: a second response for it is ignored, because a request
+determines its response. The text of responses lives here and nowhere else; scores of responses are kept beside them
+as plain JSON objects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from hierrouter_jax.core.configs import canonical_json, from_json_dict
+from hierrouter_jax.core.errors import DataError, HierRouterError, StorageError
+from hierrouter_jax.core.text import EncodedRequest, Response
+from hierrouter_jax.store.request_keys import request_identity
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x48525253  # "HRRS" in the file's header says that it is a store of ours
+BUSY_TIMEOUT_S = 60.0
+KEYS_PER_SELECT = 500  # older SQLite builds accept 999 parameters in a statement
+
+SCHEMA = (
+    "CREATE TABLE responses (key TEXT PRIMARY KEY, weights_digest TEXT NOT NULL, request TEXT NOT NULL,"
+    " response TEXT NOT NULL, created_s REAL NOT NULL)",
+    "CREATE TABLE scores (key TEXT PRIMARY KEY, score TEXT NOT NULL, created_s REAL NOT NULL)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+
+class ResponseStore:
+    """A store at `path`, made when it does not exist. Use it in a `with` block, or `close` it.
+
+    Raises `DataError` when the file is not a store or has another schema version, `StorageError` when the place
+    cannot be written or the disk is full.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"The store's folder {self.path.parent} cannot be made: {error}. Choose another place."
+            ) from error
+        with self._clear_errors("opening"):
+            # Transactions are explicit, so the module's own implicit ones are switched off.
+            self._connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, uri=False)
+        try:
+            with self._clear_errors("opening"):
+                self._open_schema()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Response]:
+        """Return the responses that are there, by key; keys without one are left out."""
+        rows = self._select("responses", "response", keys)
+        return {key: _response_from_json(value, key, self.path) for key, value in rows}
+
+    def put_many(self, responses: Mapping[str, tuple[EncodedRequest, Response]]) -> int:
+        """Commit all of `responses` or, when writing fails, none; return how many keys are new."""
+        now = time.time()
+        rows = [
+            (
+                key,
+                request.weights_digest,
+                canonical_json(request_identity(request)),
+                _response_to_json(response, request),
+                now,
+            )
+            for key, (request, response) in responses.items()
+        ]
+        return self._insert("INSERT OR IGNORE INTO responses VALUES (?, ?, ?, ?, ?)", rows)
+
+    def get_scores(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return the scores that are there, by key."""
+        return {key: json.loads(value) for key, value in self._select("scores", "score", keys)}
+
+    def put_scores(self, scores: Mapping[str, Mapping[str, Any]]) -> int:
+        """Commit scores, JSON objects by key, all or none; return how many keys are new."""
+        now = time.time()
+        rows = [(key, canonical_json(dict(score)), now) for key, score in scores.items()]
+        return self._insert("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", rows)
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Return the keys that have no response, each once, in their order."""
+        distinct = list(dict.fromkeys(keys))
+        there = {key for key, _ in self._select("responses", "key", distinct)}
+        return [key for key in distinct if key not in there]
+
+    def merge(self, other_path: str | Path) -> int:
+        """Take over every response and score of another store that this one lacks; return how many responses."""
+        with ResponseStore.existing(other_path) as other:  # checks what it is before anything is copied
+            other_file = str(other.path)
+        with self._clear_errors("merging into"):
+            self._connection.execute("ATTACH DATABASE ? AS other", (other_file,))
+            try:
+                with self._transaction():
+                    count = self._connection.execute(
+                        "INSERT OR IGNORE INTO main.responses SELECT * FROM other.responses"
+                    ).rowcount
+                    self._connection.execute("INSERT OR IGNORE INTO main.scores SELECT * FROM other.scores")
+            finally:
+                self._connection.execute("DETACH DATABASE other")
+        return count
+
+    @classmethod
+    def existing(cls, path: str | Path) -> ResponseStore:
+        """Open a store that must be there already; `DataError` when it is not."""
+        if not Path(path).is_file():
+            raise DataError(f"There is no response store at {path}; give the path of an existing one.")
+        return cls(path)
+
+    def close(self) -> None:
+        """Close the file; the store cannot be used afterwards."""
+        self._connection.close()
+
+    def __len__(self) -> int:
+        """Return the number of responses."""
+        with self._clear_errors("reading"):
+            return int(self._connection.execute("SELECT COUNT(*) FROM responses").fetchone()[0])
+
+    def __contains__(self, key: object) -> bool:
+        """Return whether the response of this key is there."""
+        with self._clear_errors("reading"):
+            return self._connection.execute("SELECT 1 FROM responses WHERE key = ?", (key,)).fetchone() is not None
+
+    def __enter__(self) -> ResponseStore:
+        """Return the store itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the store."""
+        self.close()
+
+    def _open_schema(self) -> None:
+        if not self._is_empty():
+            self._check_identity()
+            self._connection.execute("PRAGMA synchronous = FULL")
+            with self._transaction():  # says now, not after an hour of generation, that the place cannot be written
+                pass
+            return
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        with self._transaction():
+            if self._is_empty():  # another process may have been first
+                for statement in SCHEMA:
+                    self._connection.execute(statement)
+        self._check_identity()
+
+    def _is_empty(self) -> bool:
+        return self._connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
+
+    def _check_identity(self) -> None:
+        application_id = self._connection.execute("PRAGMA application_id").fetchone()[0]
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if application_id != APPLICATION_ID:
+            raise DataError(
+                f"{self.path} must be a response store, but is another SQLite database. "
+                "Nothing was changed; choose another path."
+            )
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"{self.path} has store schema version {version}, but this version of hierrouter_jax reads "
+                f"version {SCHEMA_VERSION}. Nothing was changed; use the version that wrote it."
+            )
+
+    def _select(self, table: str, column: str, keys: Iterable[str]) -> Iterator[tuple[str, str]]:
+        distinct = list(dict.fromkeys(keys))
+        for start in range(0, len(distinct), KEYS_PER_SELECT):
+            part = distinct[start : start + KEYS_PER_SELECT]
+            marks = ",".join("?" * len(part))
+            with self._clear_errors("reading"):
+                yield from self._connection.execute(
+                    f"SELECT key, {column} FROM {table} WHERE key IN ({marks})", part
+                ).fetchall()
+
+    def _insert(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
+        if not rows:
+            return 0
+        with self._clear_errors("writing"), self._transaction():
+            return self._connection.executemany(statement, rows).rowcount
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:  # a full disk may have rolled back by itself
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _clear_errors(self, action: str) -> Iterator[None]:
+        """Turn SQLite's errors into ours: what cannot be written, and what is not a store."""
+        try:
+            yield
+        except HierRouterError:
+            raise
+        except sqlite3.OperationalError as error:
+            raise StorageError(
+                f"{action.capitalize()} the response store {self.path} failed: {error}. Free space, "
+                "choose another place, or wait for the other process; what was stored before is "
+                "kept."
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise DataError(
+                f"{self.path} must be a response store, but SQLite says: {error}. Nothing was changed; "
+                "choose another path."
+            ) from error
+
+
+def _response_to_json(response: Response, request: EncodedRequest) -> str:
+    if any(math.isnan(value) for value in (response.logprob, *response.option_logprobs)):
+        raise DataError(
+            f"The log-probability of a response must be a number, but the model of weights "
+            f"{request.weights_digest[:12]} gave NaN: its weights or dtype are broken. It was not stored."
+        )
+    # An impossible option has the log-probability -inf, which canonical JSON refuses and Python's reader accepts.
+    return json.dumps(dataclasses.asdict(response), sort_keys=True, separators=(",", ":"))
+
+
+def _response_from_json(value: str, key: str, path: Path) -> Response:
+    try:
+        return from_json_dict(Response, json.loads(value), what=f"response {key[:12]}")
+    except (json.JSONDecodeError, HierRouterError) as error:
+        raise DataError(f"Response {key[:12]} in {path} cannot be read: {error}.") from error

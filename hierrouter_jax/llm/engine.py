@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 from hierrouter_jax.core.text import EncodedRequest, GenerationRequest, ModelCard, Response
 
@@ -22,4 +22,16 @@ class TextEngine(Protocol):
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Response]:
         """Answer the requests, in their order; how they are batched changes no answer."""
+        ...
+
+
+@runtime_checkable
+class StreamingEngine(Protocol):
+    """What an engine may offer besides `TextEngine`: responses as they are ready, so that each can be stored at once.
+
+    Collection uses `generate_iter` where an engine has it; a kill then loses only what was still being generated.
+    """
+
+    def generate_iter(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Response]]:
+        """Answer as `generate` does, yielding (index of the request, response), each once, in any order."""
         ...

@@ -39,7 +39,7 @@ def _local_layers(num_layers: int, global_every: int) -> tuple[bool, ...]:
 def _config_from_hf(config: Mapping[str, Any]) -> DecoderConfig:
     supported = {"hidden_activation": ("gelu_pytorch_tanh",), "attention_bias": (False,)}
     refuse(config, {**supported, "use_bidirectional_attention": (False,)})
-    sizes = hf_sizes(config)
+    sizes = hf_sizes({"head_dim": 256, **config})
     kinds = config.get("layer_types")
     pattern = int(config.get("sliding_window_pattern") or GLOBAL_EVERY)
     is_local = tuple(kind == "sliding_attention" for kind in kinds or ())

@@ -16,7 +16,7 @@ def _config_from_hf(config: Mapping[str, Any]) -> DecoderConfig:
     refuse(config, {"hidden_act": ("silu",), "attention_bias": (False,), "use_sliding_window": (False,)})
     base, scaling = hf_rope(config)
     return DecoderConfig(
-        **{"head_dim": 128, **hf_sizes(config)},
+        **hf_sizes({"head_dim": 128, **config}),
         rope_base=base,
         rope_scaling=scaling,
         has_query_key_norms=True,

@@ -1,0 +1,249 @@
+"""The one decoder-only transformer of all families: (tokens, positions, cache) -> (logits, cache).
+
+A row's positions are consecutive. Without a cache, rows start at position 0 and attend within the given tokens;
+padding goes behind a row's last token, where causality hides it. With a cache, tokens are written to the slots of
+their positions and attend over all slots. What a call computes depends on a row alone, never on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float, Int
+
+from hierrouter_jax.core.structs import array_struct, static_field
+from hierrouter_jax.llm.cache import KVCache, write_slots
+from hierrouter_jax.llm.config import DecoderConfig
+from hierrouter_jax.llm.layers import (
+    MLP,
+    Linear,
+    RMSNorm,
+    attend,
+    attend_within,
+    attention_mask,
+    rope_frequencies,
+    rotate,
+)
+
+Slots = Float[Array, "batch kv_head slot head_dim"]
+
+
+class Decoder(nnx.Module):
+    """A decoder with random parameters; see `decoder_from_leaves` for one with given parameters."""
+
+    def __init__(self, config: DecoderConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        self.embed = Embedding(config.vocab_size, config.embed_dim, dtype=dtype, rngs=rngs)
+        self.layers = nnx.List([Layer(config, layer, dtype=dtype, rngs=rngs) for layer in range(config.num_layers)])
+        self.final_norm = _make_norm(config, config.embed_dim)
+        self.unembed = (
+            None if config.has_tied_output else Linear(config.embed_dim, config.vocab_size, dtype=dtype, rngs=rngs)
+        )
+        self.rope = RopeDivisors(config.head_dim // 2) if config.has_rope_divisors else None
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch time"],
+        positions: Int[Array, "batch time"] | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[Float[Array, "batch time vocab"], KVCache]:
+        """Return float32 logits after every token, and the cache with the tokens in it.
+
+        Without a cache, the one returned has exactly as many slots as there are tokens. The returned lengths are one
+        more than each row's last position; a caller with padding replaces them.
+        """
+        hidden, cache = self.hidden_states(tokens, positions, cache)
+        return self.logits(hidden), cache
+
+    def hidden_states(
+        self,
+        tokens: Int[Array, "batch time"],
+        positions: Int[Array, "batch time"] | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[Float[Array, "batch time embed"], KVCache]:
+        """Return the normalised states behind the logits, for callers that want logits of few positions."""
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+        x = self.embed(tokens, scale=self.config.embed_scale)
+        angles = self._angles(positions)
+        keys, values = [], []
+        for index, layer in enumerate(self.layers):
+            slots = None if cache is None else (cache.keys[index], cache.values[index])
+            is_local = self.config.is_local(index)
+            x, (layer_keys, layer_values) = layer(x, positions, angles[is_local], slots)
+            keys.append(layer_keys)
+            values.append(layer_values)
+        lengths = positions[:, -1].astype(jnp.int32) + 1
+        return self.final_norm(x), KVCache(keys=tuple(keys), values=tuple(values), lengths=lengths)
+
+    def logits(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch vocab"]:
+        """Return float32 logits of normalised states."""
+        product = self.embed.unembed(hidden) if self.unembed is None else self.unembed(hidden)
+        product = product.astype(jnp.float32)
+        cap = self.config.final_soft_cap
+        return product if cap is None else cap * jnp.tanh(product / cap)
+
+    def _angles(self, positions: Int[Array, "batch time"]) -> dict[bool, Float[Array, "batch time half"]]:
+        """Return rotary angles of global layers (False) and of local layers (True)."""
+        config = self.config
+        frequencies = rope_frequencies(config.head_dim, base=config.rope_base, scaling=config.rope_scaling)
+        if self.rope is not None:
+            frequencies = frequencies / self.rope.divisors[...]
+        angles = positions[:, :, None].astype(jnp.float32) * frequencies[None, None, :]
+        if config.local_rope_base is None:
+            return {False: angles, True: angles}
+        frequencies = rope_frequencies(config.head_dim, base=config.local_rope_base, scaling=None)
+        return {False: angles, True: positions[:, :, None].astype(jnp.float32) * frequencies[None, None, :]}
+
+
+class Embedding(nnx.Module):
+    """The vocabulary's vectors, which a tied model also uses to make logits."""
+
+    def __init__(self, vocab_size: int, embed_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.table = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (vocab_size, embed_dim), dtype))
+
+    def __call__(self, tokens: Int[Array, "batch time"], *, scale: float) -> Float[Array, "batch time embed"]:
+        vectors = self.table[...][tokens]
+        return vectors if scale == 1.0 else vectors * jnp.asarray(scale, vectors.dtype)
+
+    def unembed(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch vocab"]:
+        """Return hidden @ table.T."""
+        return jnp.einsum("...e,ve->...v", hidden, self.table[...])
+
+
+class RopeDivisors(nnx.Module):
+    """One divisor a rotary frequency, as a GGUF file of Llama 3 states its scaling."""
+
+    def __init__(self, num_frequencies: int):
+        self.divisors = nnx.Param(jnp.ones((num_frequencies,), jnp.float32))
+
+
+class Layer(nnx.Module):
+    """One decoder layer: attention and MLP, each behind a norm and, in a sandwich, before another."""
+
+    def __init__(self, config: DecoderConfig, layer: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.attention_norm = _make_norm(config, config.embed_dim)
+        self.attention = Attention(config, layer, dtype=dtype, rngs=rngs)
+        self.mlp_norm = _make_norm(config, config.embed_dim)
+        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+        has_post = config.has_post_norms
+        self.attention_post_norm = _make_norm(config, config.embed_dim) if has_post else None
+        self.mlp_post_norm = _make_norm(config, config.embed_dim) if has_post else None
+
+    def __call__(
+        self,
+        x: Float[Array, "batch time embed"],
+        positions: Int[Array, "batch time"],
+        angles: Float[Array, "batch time half"],
+        slots: tuple[Slots, Slots] | None,
+    ) -> tuple[Float[Array, "batch time embed"], tuple[Slots, Slots]]:
+        """Return the layer's output and its keys and values, all slots of them."""
+        attended, slots = self.attention(self.attention_norm(x), positions, angles, slots)
+        x = x + (attended if self.attention_post_norm is None else self.attention_post_norm(attended))
+        fed = self.mlp(self.mlp_norm(x))
+        return x + (fed if self.mlp_post_norm is None else self.mlp_post_norm(fed)), slots
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary embedding; query, key and value come from one product."""
+
+    def __init__(self, config: DecoderConfig, layer: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        num_all = config.num_heads + 2 * config.num_kv_heads
+        self.qkv = Linear(
+            config.embed_dim, num_all * config.head_dim, has_bias=config.has_qkv_bias, dtype=dtype, rngs=rngs
+        )
+        self.output = Linear(config.num_heads * config.head_dim, config.embed_dim, dtype=dtype, rngs=rngs)
+        has_norms = config.has_query_key_norms
+        self.query_norm = _make_norm(config, config.head_dim) if has_norms else None
+        self.key_norm = _make_norm(config, config.head_dim) if has_norms else None
+        self.config = config
+        self.window = config.layer_window(layer)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch time embed"],
+        positions: Int[Array, "batch time"],
+        angles: Float[Array, "batch time half"],
+        slots: tuple[Slots, Slots] | None,
+    ) -> tuple[Float[Array, "batch time embed"], tuple[Slots, Slots]]:
+        """Return the attended values and the keys and values, all slots of them."""
+        config, (num_rows, num_tokens, _) = self.config, x.shape
+        query, key, value = self._project(x, angles)
+        query = query.reshape(num_rows, num_tokens, config.num_kv_heads, -1, config.head_dim)
+        keys, values = key.swapaxes(1, 2), value.swapaxes(1, 2)
+        scale, soft_cap = config.attention_scale, config.attention_soft_cap
+        if slots is None:
+            attended = attend_within(query, keys, values, window=self.window, scale=scale, soft_cap=soft_cap)
+        else:
+            keys, values = (write_slots(old, new, positions[:, 0]) for old, new in zip(slots, (keys, values)))
+            mask = attention_mask(positions, jnp.arange(keys.shape[2]), self.window)
+            attended = attend(query, keys, values, mask, scale=scale, soft_cap=soft_cap)
+        return self.output(attended.reshape(num_rows, num_tokens, -1)), (keys, values)
+
+    def _project(
+        self, x: Float[Array, "batch time embed"], angles: Float[Array, "batch time half"]
+    ) -> tuple[Float[Array, "batch time head head_dim"], ...]:
+        """Return queries and keys, normalised and rotated, and values."""
+        num_heads, num_kv_heads = self.config.num_heads, self.config.num_kv_heads
+        heads = self.qkv(x).reshape(*x.shape[:2], -1, self.config.head_dim)
+        query, key, value = jnp.split(heads, (num_heads, num_heads + num_kv_heads), axis=2)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        return rotate(query, angles), rotate(key, angles), value
+
+
+def _make_norm(config: DecoderConfig, dim: int) -> RMSNorm:
+    return RMSNorm(dim, eps=config.norm_eps, offset=config.norm_offset)
+
+
+@array_struct
+class DecoderModel:
+    """A decoder split once into what jit compiles for (config, graphdef) and what it is called with (params)."""
+
+    params: nnx.State
+    config: DecoderConfig = static_field()
+    graphdef: nnx.GraphDef = static_field()
+
+    def module(self) -> Decoder:
+        """Return the decoder whole again, as functions under jit use it."""
+        return nnx.merge(self.graphdef, self.params)
+
+    @property
+    def dtype(self) -> Any:
+        """The type of parameters and cache."""
+        return self.params["embed"]["table"].dtype
+
+
+def random_model(config: DecoderConfig, *, seed: int = 0, dtype: DTypeLike = jnp.float32) -> DecoderModel:
+    """Return a decoder with random parameters."""
+    graphdef, params = nnx.split(Decoder(config, dtype=dtype, rngs=nnx.Rngs(seed)))
+    return DecoderModel(params=params, config=config, graphdef=graphdef)
+
+
+def abstract_leaves(config: DecoderConfig, *, dtype: DTypeLike = jnp.float32) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shape and dtype of every leaf by its dotted name, without making any."""
+    state = nnx.state(nnx.eval_shape(lambda: Decoder(config, dtype=dtype, rngs=nnx.Rngs(0))))
+    return {_dotted(path): jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in nnx.to_flat_state(state)}
+
+
+def decoder_from_leaves(
+    config: DecoderConfig, leaves: Mapping[str, Any], *, dtype: DTypeLike = jnp.float32
+) -> DecoderModel:
+    """Return a decoder with the given leaves, exactly those that `abstract_leaves` names, put on the device."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Decoder(config, dtype=dtype, rngs=nnx.Rngs(0))))
+    flat = nnx.to_flat_state(state)
+    names = [_dotted(path) for path, _ in flat]
+    if set(names) != set(leaves):
+        raise ValueError(
+            f"Leaves must be those of the module; these are not shared: {sorted(set(names) ^ set(leaves))}."
+        )
+    filled = [(path, x.replace(jnp.asarray(leaves[_dotted(path)], x.dtype))) for path, x in flat]
+    return DecoderModel(params=nnx.from_flat_state(filled), config=config, graphdef=graphdef)
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    return ".".join(str(part) for part in path)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from hierrouter_jax.core.configs import digest
 from hierrouter_jax.core.errors import ConfigError
 
 PromptStyle = Literal["chat", "plain"]
@@ -123,3 +125,16 @@ class ModelCard:
     prefill_s_per_token: float | None = None
     decode_s_per_token: float | None = None
     attention_width: int | None = None
+
+
+def pool_digest(cards: Sequence[ModelCard]) -> str:
+    """Return the identity of a pool: its models in order, each with what its answers depend on.
+
+    Cost figures (base rate, prices, timings) do not count: a tree stays usable when a price changes.
+    """
+    return digest(
+        [
+            [card.name, card.weights_digest, card.prompt_style, card.context_window, card.max_new_tokens]
+            for card in cards
+        ]
+    )

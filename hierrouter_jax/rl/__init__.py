@@ -1,0 +1,1 @@
+"""Reinforcement-learning mathematics: pure functions of one trajectory (time leading) or of one element."""

@@ -1,0 +1,1 @@
+"""The routing MDP on device arrays: route trees, steps, rollouts, exact values, scores of routes."""

@@ -91,7 +91,7 @@ def make_plan(
     ignorable: Sequence[str] = (),
 ) -> list[PlannedLeaf]:
     """Pair every leaf with its tensors. Raises `WeightsError` that lists every problem."""
-    plan = [item for item in _expand(rules, num_layers, leaves)]
+    plan = _expand(rules, num_layers, leaves)
     used = {name for item in plan for name in item.tensors}
     filled = [item.leaf for item in plan]
     problems = [f"leaf {leaf} is not in the module, but a rule fills it" for leaf in filled if leaf not in leaves]

@@ -29,12 +29,12 @@ from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.core.text import ModelCard
 
 CostModel = Literal["base_rate", "flops", "latency", "price"]
-Tokens = int | float | np.integer | np.floating | Int[np.ndarray, "..."] | Float[np.ndarray, "..."]
+Tokens = int | float | np.integer | np.floating | Int[np.ndarray, "*hop"] | Float[np.ndarray, "*hop"]
 
 
 def hop_cost(
     card: ModelCard, num_prompt_tokens: Tokens, num_new_tokens: Tokens, *, cost_model: CostModel
-) -> float | Float[np.ndarray, "..."]:
+) -> float | Float[np.ndarray, "*hop"]:
     """Return the raw cost of one hop, in the unit of `cost_model`; arrays of counts give an array of costs.
 
     Raises `ConfigError` when the card lacks a figure the cost model needs, `DataError` for a count below 0.
@@ -86,13 +86,13 @@ def normaliser(
 
 def normalised_costs(
     cards: Sequence[ModelCard],
-    model_index: Int[np.ndarray, "*hops"],
-    num_prompt_tokens: Int[np.ndarray, "*hops"],
-    num_new_tokens: Int[np.ndarray, "*hops"],
+    model_index: Int[np.ndarray, "*hop"],
+    num_prompt_tokens: Int[np.ndarray, "*hop"],
+    num_new_tokens: Int[np.ndarray, "*hop"],
     *,
     cost_model: CostModel,
     raw_cost_of_one: float,
-) -> Float[np.ndarray, "*hops"]:
+) -> Float[np.ndarray, "*hop"]:
     """Return the cost of every hop, taken by `cards[model_index]`, in units of `raw_cost_of_one` (of `normaliser`).
 
     A hop whose `model_index` is negative is no hop (the root of a route tree) and costs 0.

@@ -1,0 +1,146 @@
+"""Sentence encoder: texts of any length to unit vectors, by a frozen BERT or MPNet encoder and mean pooling.
+
+Everything is float32, and matrix products are asked for at full precision on every device, so that a tree collected on
+an accelerator and a router that runs on a CPU see the same vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from hierrouter_jax.core.configs import digest, read_json, to_json_dict
+from hierrouter_jax.core.errors import ConfigError
+from hierrouter_jax.encoder.checkpoint import (
+    Tokenizer,
+    load_params,
+    load_tokenizer,
+    read_window,
+    token_ids,
+    tokenizer_digest,
+)
+from hierrouter_jax.encoder.config import EncoderConfig, config_from_hf
+from hierrouter_jax.encoder.segments import SEGMENTING_VERSION, batch_segments, cut_segments, mean_vectors
+from hierrouter_jax.weights.readers import open_reader
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec:
+    """Where an encoder comes from, and how many tokens it sees at once (by default what it was tuned with)."""
+
+    source: str
+    sha256: str | None = None
+    window_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a window without room for one token between start and end."""
+        if self.window_tokens is not None and self.window_tokens < 3:
+            raise ConfigError(f"window_tokens must be >= 3 or absent, but is {self.window_tokens}.")
+
+
+class SentenceEncoder:
+    """A loaded encoder. `encode` is a function of each text alone: what else is in the batch changes nothing.
+
+    `tokens_per_batch` is the size of one call on the device: larger is faster on accelerators, smaller answers a
+    single short text sooner.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        graphdef: nnx.GraphDef,
+        params: nnx.State,
+        tokenizer: Tokenizer,
+        *,
+        window_tokens: int,
+        digest: str,
+        tokens_per_batch: int = 512,
+    ) -> None:
+        """Keep the split module, its tokenizer and its identity."""
+        self.config = config
+        self.window_tokens = window_tokens
+        self._digest = digest
+        self._graphdef = graphdef
+        self._params = params
+        self._tokenizer = tokenizer
+        self._tokens_per_batch = tokens_per_batch
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.config.embed_dim
+
+    @property
+    def digest(self) -> str:
+        """Identity of config, weights, tokenizer, window, pooling and segmenting."""
+        return self._digest
+
+    def encode(self, texts: Sequence[str]) -> Float[np.ndarray, "text dim"]:
+        """Return one float32 vector of norm 1 a text; a text longer than the window is the mean of its segments."""
+        segments, text_index = self._segments(texts)
+        sums = np.zeros((len(segments), self.dim), np.float32)
+        batches = batch_segments(segments, window_tokens=self.window_tokens, tokens_per_batch=self._tokens_per_batch)
+        # Every batch is sent before the first result is fetched: the device need not wait for the host.
+        pending = [
+            (batch.segment_index, _sum_token_vectors(self._graphdef, self._params, batch.token_ids, batch.num_tokens))
+            for batch in batches
+        ]
+        for segment_index, batch_sums in pending:
+            sums[segment_index] = np.asarray(batch_sums)[: len(segment_index)]
+        num_tokens = np.array([len(segment) for segment in segments], np.int64)
+        return mean_vectors(sums, num_tokens, text_index, len(texts))
+
+    def _segments(self, texts: Sequence[str]) -> tuple[list[tuple[int, ...]], Int[np.ndarray, " segment"]]:
+        """Return all segments of all texts, and the row of the text that each is cut from."""
+        start_id, end_id = self._tokenizer.cls_token_id, self._tokenizer.sep_token_id
+        segments: list[tuple[int, ...]] = []
+        text_index: list[int] = []
+        for row, ids in enumerate(token_ids(self._tokenizer, texts)):
+            cut = cut_segments(ids, window_tokens=self.window_tokens, start_id=start_id, end_id=end_id)
+            segments += cut
+            text_index += [row] * len(cut)
+        return segments, np.array(text_index, np.int64)
+
+
+@partial(jax.jit, static_argnums=0)
+def _sum_token_vectors(
+    graphdef: nnx.GraphDef, params: nnx.State, tokens: Int[Array, "batch time"], num_tokens: Int[Array, " batch"]
+) -> Float[Array, "batch dim"]:
+    """Return the sum of each row's token vectors, padding left out."""
+    with jax.default_matmul_precision("highest"):
+        hidden = nnx.merge(graphdef, params)(tokens, num_tokens)
+    mask = jnp.arange(tokens.shape[1])[None] < num_tokens[:, None]
+    return jnp.where(mask[..., None], hidden, 0.0).sum(axis=1)
+
+
+def read_encoder(folder: Path, *, window_tokens: int | None = None, is_quiet: bool = False) -> SentenceEncoder:
+    """Load the encoder in a folder of the Hugging Face layout.
+
+    Raises `WeightsError` for weights, pooling or tokenizer that do not fit, `ConfigError` for a window the encoder
+    has no positions for.
+    """
+    config = config_from_hf(read_json(folder / "config.json"))
+    if window_tokens is not None and window_tokens > config.window_tokens:
+        raise ConfigError(f"window_tokens must be <= {config.window_tokens} for this encoder, but is {window_tokens}.")
+    window_tokens = read_window(folder, config) if window_tokens is None else window_tokens
+    tokenizer = load_tokenizer(folder)
+    graphdef, params, weights_digest = load_params(
+        config, open_reader(sorted(folder.glob("*.safetensors"))), is_quiet=is_quiet
+    )
+    identity = {
+        "config": to_json_dict(config),
+        "weights": weights_digest,
+        "tokenizer": tokenizer_digest(tokenizer),
+        "window_tokens": window_tokens,
+        "pooling": "mean, norm 1",
+        "segmenting": SEGMENTING_VERSION,
+    }
+    return SentenceEncoder(config, graphdef, params, tokenizer, window_tokens=window_tokens, digest=digest(identity))

@@ -1,0 +1,90 @@
+"""The whole training run as one pure function of a key: jit it, vmap it over seeds, vmap it over cost weights.
+
+For a run that lasts longer than one wants to lose, that is watched, or that spans devices, see `train/loop.py`, which
+drives the same update.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import ArrayLike, Array, Float, Key
+
+from hierrouter_jax.agent.networks import init_router
+from hierrouter_jax.core.keys import stream_key
+from hierrouter_jax.routing.mdp import check_cost_weight
+from hierrouter_jax.routing.route_tree import RouteTree
+from hierrouter_jax.train.config import TrainConfig
+from hierrouter_jax.train.ppo import make_update
+from hierrouter_jax.train.state import Environment, TrainOutput, TrainState, UpdateMetrics, make_train_state
+
+
+class TrainFn(Protocol):
+    """A training run."""
+
+    def __call__(self, key: Key[Array, ""], cost_weight: Float[ArrayLike, ""] | None = None) -> TrainOutput:
+        """Train from scratch; `cost_weight`, where given, replaces the config's and may be traced."""
+        ...
+
+
+def make_train(config: TrainConfig, tree: RouteTree) -> TrainFn:
+    """Return `train(key, cost_weight=None) -> TrainOutput`, which trains a router on `tree`.
+
+    The key alone decides the outcome; `config.seed` and the intervals are for `train_run`.
+    """
+    update = make_update(make_optimizer(config), config.ppo, allow_stop=config.allow_stop)
+    row_ids = jnp.arange(config.num_envs)
+
+    def train(key: Key[Array, ""], cost_weight: Float[ArrayLike, ""] | None = None) -> TrainOutput:
+        environment = make_environment(config, tree, cost_weight)
+
+        def one_update(state: TrainState, _: None) -> tuple[TrainState, UpdateMetrics]:
+            return update(state, row_ids, environment)
+
+        state, metrics = jax.lax.scan(one_update, init_train_state(config, tree, key=key), length=config.num_updates)
+        return TrainOutput(params=state.params, metrics=metrics)
+
+    return train
+
+
+def init_train_state(config: TrainConfig, tree: RouteTree, *, key: Key[Array, ""]) -> TrainState:
+    """Return the state before the first update, with freshly initialised weights that fit the tree."""
+    params = init_router(
+        config.network,
+        context_dim=tree.context.shape[1],
+        num_models=tree.num_models,
+        num_stages=tree.num_stages,
+        key=stream_key(key, "weights"),
+    )
+    return make_train_state(params, make_optimizer(config), key=stream_key(key, "updates"))
+
+
+def make_environment(
+    config: TrainConfig, tree: RouteTree, cost_weight: Float[ArrayLike, ""] | None = None
+) -> Environment:
+    """Return the tree with the config's cost weight, or with another one."""
+    if cost_weight is None:
+        cost_weight = config.cost_weight
+    elif not isinstance(cost_weight, jax.Array):
+        check_cost_weight(float(cost_weight))
+    return Environment(tree=tree, cost_weight=jnp.asarray(cost_weight, jnp.float32))
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Return Adam on gradients clipped by their global norm, with the config's learning-rate schedule."""
+    ppo = config.ppo
+    return optax.chain(
+        optax.clip_by_global_norm(ppo.max_grad_norm), optax.adam(learning_rate_schedule(config), eps=ppo.adam_epsilon)
+    )
+
+
+def learning_rate_schedule(config: TrainConfig) -> optax.Schedule:
+    """Return the learning rate as a function of optimizer steps taken."""
+    ppo = config.ppo
+    if ppo.schedule == "constant":
+        return optax.constant_schedule(ppo.learning_rate)
+    num_steps = config.num_updates * ppo.num_epochs * ppo.num_minibatches
+    return optax.linear_schedule(ppo.learning_rate, 0.0, num_steps)

@@ -1,0 +1,100 @@
+"""The `hierrouter` command: picks the subcommand, reads its typed options, and turns errors into exit codes.
+
+Exit codes: 0 done; 2 bad input (a `HierRouterError`, an unknown option, a place that cannot be written), with the
+message alone on standard error; 130 interrupted. Anything else is a defect of ours and keeps its traceback.
+
+A subcommand's module is imported only when it is asked for, so that `--help` answers at once. It defines `Command`, a
+frozen dataclass (or a union of them) that tyro fills, and `run(command)`.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from hierrouter_jax.cli.output import print_error, print_lines
+from hierrouter_jax.core.errors import HierRouterError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+PLACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
+
+COMMANDS = {
+    "quickstart": "packaged real tree -> train -> evaluate -> report, then three questions answered live",
+    "pool": "list the models of a pool, pull their weights, check them with a short generation",
+    "collect": "tasks x pool -> response store and tree file; goes on where it was stopped",
+    "train": "tree -> run directory with a trained router; --resume goes on",
+    "evaluate": "run, or tree alone -> table of the router and all baselines, with intervals",
+    "route": "answer a question, or JSONL from standard input, through the trained router",
+    "report": "runs -> one self-contained page with figures",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print_lines(_overview())
+        return 0
+    if given[0] == "--version":
+        print_lines([f"hierrouter {version('hierrouter_jax')}"])
+        return 0
+    if given[0] not in COMMANDS:
+        print_error(f"{given[0]!r} is not a command; the commands are: {', '.join(COMMANDS)}.")
+        return BAD_INPUT
+    return _run_guarded(given[0], given[1:])
+
+
+def _run_guarded(name: str, arguments: Sequence[str]) -> int:
+    try:
+        _run(name, arguments)
+    except HierRouterError as error:
+        print_error(str(error))
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print_error("Interrupted. What was stored is whole; the same command goes on from there.", label="stopped")
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: nothing more is flushed to it
+        return 0
+    except OSError as error:
+        if error.errno not in PLACE_ERRORS:
+            raise
+        print_error(f"{error}. Free space or choose a place that can be written; what was stored before is whole.")
+        return BAD_INPUT
+    return 0
+
+
+def _run(name: str, arguments: Sequence[str]) -> None:
+    import tyro
+
+    module = importlib.import_module(f"hierrouter_jax.cli.{name}")
+    module.run(
+        tyro.cli(
+            module.Command,
+            prog=f"hierrouter {name}",
+            description=f"{COMMANDS[name]}.",
+            args=list(arguments),
+            config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
+        )
+    )
+
+
+def _overview() -> list[str]:
+    width = max(map(len, COMMANDS)) + 2
+    return [
+        "usage: hierrouter COMMAND [options]",
+        "",
+        "Learned multi-hop routing over pools of small language models.",
+        "",
+        *(f"  {name:<{width}}{description}" for name, description in COMMANDS.items()),
+        "",
+        "hierrouter COMMAND --help lists a command's options. --json PATH writes its outcome as JSON.",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -47,7 +47,8 @@ def context_dependent_tree(seed=0, *, num_queries=64, num_models=3, num_stages=2
     rng = np.random.default_rng(seed)
     num_nodes, num_kinds = count_nodes(num_models, num_stages), 2 * num_models
     kind = rng.permutation(np.arange(num_queries) % num_kinds)
-    kind_direction, node_direction = rng.normal(size=(num_kinds, dim)), rng.normal(size=(num_nodes, dim))
+    meanings = np.random.default_rng(1009)  # directions mean the same in every tree, so that trees generalise
+    kind_direction, node_direction = meanings.normal(size=(num_kinds, dim)), meanings.normal(size=(num_nodes, dim))
     context = (
         kind_direction[kind][:, None] + 0.5 * node_direction + noise * rng.normal(size=(num_queries, num_nodes, dim))
     )

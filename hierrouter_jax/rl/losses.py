@@ -35,7 +35,7 @@ def clipped_value_loss(
     max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2) / 2: an update gains nothing by moving V further than
     eps. An infinite eps gives the plain squared error.
     """
-    held = old_value + jnp.clip(value - old_value, -clip_epsilon, clip_epsilon)
+    held = jnp.clip(value, old_value - clip_epsilon, old_value + clip_epsilon)
     return 0.5 * jnp.maximum(jnp.square(value - target), jnp.square(held - target))
 
 

@@ -115,8 +115,8 @@ def step(
     cost = jnp.where(is_hop, tree.step_cost[state.query_index, node], 0.0)
     is_end = ~is_hop | ~_valid_children(tree, state.query_index, node, stage).any()
 
-    reward = -cost_weight * cost + jnp.where(is_end, tree.quality[state.query_index, node], 0.0)
-    reward = jnp.where(is_legal, reward, jnp.nan)
+    gained = jnp.where(is_end, tree.quality[state.query_index, node], 0.0)
+    reward = jnp.where(is_legal, gained - cost_weight * cost, jnp.nan)
     reward = jnp.where(state.is_done, 0.0, reward)
     is_done = state.is_done | is_end
     following = state.replace(node=node, stage=stage, cum_cost=state.cum_cost + cost, is_done=is_done)  # type: ignore[attr-defined]

@@ -51,7 +51,7 @@ def score_routes(tree: RouteTree, routes: RouteBatch, *, cost_weight: Float[Arra
             "Make them on the tree they are scored on."
         )
     if not isinstance(cost_weight, jax.core.Tracer):
-        check_cost_weight(float(cost_weight))
+        check_cost_weight(float(jnp.asarray(cost_weight)))
     nodes, is_possible = _walk(tree, routes.actions)
     if not isinstance(is_possible, jax.core.Tracer):
         _refuse_impossible(routes, is_possible)

@@ -1,0 +1,96 @@
+"""Baselines that give every query the same route: one model alone, the best single model, the best fixed route.
+
+"Best" means the highest mean utility on the train tree; the tree that is scored plays no part in the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from hierrouter_jax.core.errors import DataError
+from hierrouter_jax.routing.mdp import check_cost_weight
+from hierrouter_jax.routing.route_tree import (
+    ROOT,
+    RouteTree,
+    check_same_pool,
+    cumulative_costs,
+    node_of_path,
+    path_of_node,
+    stage_slice,
+)
+from hierrouter_jax.routing.scores import RouteBatch
+
+
+def fixed_routes(tree: RouteTree, path: Sequence[int]) -> RouteBatch:
+    """Ask the models of `path` in turn on every query, then stop.
+
+    Raises `DataError` when the path is empty, too long, names a model that does not exist, or passes a node that
+    the tree does not hold for every query.
+    """
+    if not 1 <= len(path) <= tree.num_stages:
+        raise DataError(f"A route of this tree asks 1 to {tree.num_stages} models, but {tuple(path)} asks {len(path)}.")
+    node = node_of_path(tree.num_models, path)
+    if not _is_complete(tree)[node]:
+        missing = int((~np.asarray(tree.valid[:, node])).sum())
+        raise DataError(
+            f"The route {tuple(path)} was not collected for {missing} of {tree.num_queries} queries; "
+            "collect the missing nodes, or leave this baseline out."
+        )
+    actions = [*path, *[tree.stop] * (tree.num_stages - len(path))]
+    return RouteBatch(actions=jnp.tile(jnp.asarray(actions, jnp.int32)[None], (tree.num_queries, 1)))
+
+
+def single_routes(tree: RouteTree, model_index: int) -> RouteBatch:
+    """Ask one model on every query, once."""
+    return fixed_routes(tree, [model_index])
+
+
+def best_single_model(train_tree: RouteTree, tree: RouteTree, *, cost_weight: float) -> int:
+    """Return the model whose single answer has the highest mean utility on the train tree; the lowest of equals.
+
+    Only models whose answers both trees hold for every query are compared; `DataError` when there is none.
+    """
+    models = _mean_utilities(train_tree, tree, cost_weight)[stage_slice(train_tree.num_models, 1)]
+    return int(models.argmax())
+
+
+def best_single_routes(train_tree: RouteTree, tree: RouteTree, *, cost_weight: float) -> RouteBatch:
+    """Ask the best single model of the train tree on every query."""
+    return single_routes(tree, best_single_model(train_tree, tree, cost_weight=cost_weight))
+
+
+def best_fixed_path(train_tree: RouteTree, tree: RouteTree, *, cost_weight: float) -> tuple[int, ...]:
+    """Return the sequence of models with the highest mean utility on the train tree; the shortest of equals.
+
+    Only sequences that both trees hold for every query are compared; `DataError` when there is none.
+    """
+    node = int(_mean_utilities(train_tree, tree, cost_weight).argmax())
+    return path_of_node(train_tree.num_models, node)
+
+
+def best_fixed_routes(train_tree: RouteTree, tree: RouteTree, *, cost_weight: float) -> RouteBatch:
+    """Ask the best fixed sequence of models of the train tree on every query."""
+    return fixed_routes(tree, best_fixed_path(train_tree, tree, cost_weight=cost_weight))
+
+
+def _mean_utilities(train_tree: RouteTree, tree: RouteTree, cost_weight: float) -> Float[np.ndarray, " node"]:
+    """Return the mean utility on the train tree of stopping at each node; -inf where no fair mean exists."""
+    check_cost_weight(cost_weight)
+    check_same_pool(train_tree, tree)
+    is_known = _is_complete(train_tree) & _is_complete(tree)
+    is_known[ROOT] = False  # no route stops before the first hop
+    if not is_known[stage_slice(tree.num_models, 1)].any():
+        raise DataError(
+            "No model was collected for every query of both trees, so fixed routes cannot be compared; "
+            "collect at least the first stage of one model."
+        )
+    utility = np.asarray(train_tree.quality) - cost_weight * np.asarray(cumulative_costs(train_tree))
+    return np.where(is_known, utility.mean(axis=0, dtype=np.float64), -np.inf)
+
+
+def _is_complete(tree: RouteTree) -> Bool[np.ndarray, " node"]:
+    return np.all(np.asarray(tree.valid), axis=0, keepdims=True)[0]

@@ -179,7 +179,8 @@ class Attention(nnx.Module):
         if slots is None:
             attended = attend_within(query, keys, values, window=self.window, scale=scale, soft_cap=soft_cap)
         else:
-            keys, values = (write_slots(old, new, positions[:, 0]) for old, new in zip(slots, (keys, values)))
+            keys = write_slots(slots[0], keys, positions[:, 0])
+            values = write_slots(slots[1], values, positions[:, 0])
             mask = attention_mask(positions, jnp.arange(keys.shape[2]), self.window)
             attended = attend(query, keys, values, mask, scale=scale, soft_cap=soft_cap)
         return self.output(attended.reshape(num_rows, num_tokens, -1)), (keys, values)

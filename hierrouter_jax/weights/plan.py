@@ -20,7 +20,7 @@ from hierrouter_jax.weights.readers import TensorReader
 from hierrouter_jax.weights.rules import Transform, WeightRule
 
 # Buffers that files carry and modules compute for themselves.
-IGNORABLE_TENSORS = ("*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq", "*position_ids", "rope_freqs.weight")
+IGNORABLE_TENSORS = ("*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq", "*position_ids")
 
 
 class AbstractLeaf(Protocol):

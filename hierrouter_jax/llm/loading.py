@@ -1,0 +1,101 @@
+"""From the files of a checkpoint to a decoder: family, config, identity, parameters.
+
+Family, config and identity need headers and digests only; parameters are read when `load_decoder` is called.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import jax
+
+from hierrouter_jax.core.configs import digest, read_json
+from hierrouter_jax.core.errors import DataError, WeightsError
+from hierrouter_jax.llm.config import DecoderConfig
+from hierrouter_jax.llm.decoder import DecoderModel, abstract_leaves, decoder_from_leaves
+from hierrouter_jax.llm.families.family import Family
+from hierrouter_jax.llm.families.registry import family_for_gguf, family_for_hf
+from hierrouter_jax.weights.gguf_reader import GGUFReader
+from hierrouter_jax.weights.plan import HeadCounts, load_leaves
+from hierrouter_jax.weights.readers import TensorReader, open_reader
+from hierrouter_jax.weights.sources import ResolvedFiles
+
+# Part of every model's identity: raise it when the same files would load to other numbers.
+LOADER_VERSION = 1
+
+WeightsDtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint whose headers were read: everything about the model but its numbers."""
+
+    files: ResolvedFiles
+    family: Family
+    config: DecoderConfig
+    dtype: WeightsDtype
+
+    @property
+    def weights_digest(self) -> str:
+        """Identity of the loaded numbers, known without loading them."""
+        return digest({"files": self.files.sha256, "dtype": self.dtype, "loader": LOADER_VERSION})
+
+    @cached_property
+    def leaves(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of every leaf."""
+        return abstract_leaves(self.config, dtype=self.dtype)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory the parameters take once loaded."""
+        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in self.leaves.values())
+
+    @property
+    def num_active_parameters(self) -> int:
+        """Parameters that take part in computing one token.
+
+        An embedding table counts where it also makes the logits; otherwise one row of it is read, and a file that
+        stores tied weights twice does not make a model larger.
+        """
+        table = 0 if self.config.has_tied_output else self.config.vocab_size * self.config.embed_dim
+        return sum(math.prod(leaf.shape) for leaf in self.leaves.values()) - table
+
+
+def open_checkpoint(files: ResolvedFiles, *, dtype: WeightsDtype = "float32") -> Checkpoint:
+    """Read a checkpoint's headers. Raises `WeightsError` when the files are not whole or the architecture unknown."""
+    if files.is_gguf:
+        reader = GGUFReader(files.weights[0])
+        family = family_for_gguf(reader.metadata)
+        config = family.config_from_gguf(reader.metadata, tuple(reader.shapes))
+    else:
+        try:
+            stated = read_json(files.folder / "config.json")
+        except DataError as error:
+            raise WeightsError(f"A checkpoint of safetensors must come with its config: {error}") from error
+        family = family_for_hf(stated)
+        config = family.config_from_hf(stated)
+    return Checkpoint(files=files, family=family, config=config, dtype=dtype)
+
+
+def load_decoder(checkpoint: Checkpoint, *, is_quiet: bool = False) -> DecoderModel:
+    """Read the parameters onto the default device, leaf by leaf.
+
+    Raises `WeightsError` that lists every tensor that is missing, surplus or of another shape, before reading any.
+    """
+    config = checkpoint.config
+    reader: TensorReader = open_reader(checkpoint.files.weights)
+    leaves = load_leaves(
+        checkpoint.family.gguf_rules if checkpoint.files.is_gguf else checkpoint.family.hf_rules,
+        config.num_layers,
+        reader,
+        checkpoint.leaves,
+        heads=HeadCounts(num_heads=config.num_heads, num_kv_heads=config.num_kv_heads),
+        ignorable=checkpoint.family.ignorable_tensors,
+        place=jax.device_put,
+        description=f"loading {checkpoint.files.folder.name}",
+        is_quiet=is_quiet,
+    )
+    return decoder_from_leaves(config, leaves, dtype=checkpoint.dtype)

@@ -28,6 +28,8 @@ def progress_bar(description: str, total: int, *, is_quiet: bool = False) -> Ite
         task = progress.add_task(description, total=total, note="")
 
         def advance(count: int, note: str | None = None) -> None:
-            progress.update(task, advance=count, **({} if note is None else {"note": note}))
+            progress.advance(task, count)
+            if note is not None:
+                progress.update(task, note=note)
 
         yield advance

@@ -1,0 +1,77 @@
+"""Scoring collected responses: each distinct (row, text) once, in parallel, and never again once it is stored.
+
+Scores depend on the row, the text and the version of the scorer, and are kept in the store under the digest of these.
+Most are string comparisons; programs run in the sandbox, a child process each, so threads keep all cores busy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Protocol
+
+from hierrouter_jax.core.progress import Advance
+from hierrouter_jax.store.request_keys import score_key
+from hierrouter_jax.store.response_store import ResponseStore
+from hierrouter_jax.tasks.task_row import TaskRow
+
+
+class Score(Protocol):
+    """What a scorer says of a response: quality in [0, 1], and whether an answer could be read from it."""
+
+    @property
+    def quality(self) -> float:
+        """Quality in [0, 1]."""
+        ...
+
+    @property
+    def is_parsed(self) -> bool:
+        """Whether an answer was found."""
+        ...
+
+
+Scorer = Callable[[TaskRow, str], Score]
+PlainScore = tuple[float, bool]  # quality, is_parsed
+
+
+def missing_scores(
+    store: ResponseStore, answers: Iterable[tuple[TaskRow, str]], *, scorer_version: int | str
+) -> tuple[dict[tuple[str, str], PlainScore], dict[str, tuple[TaskRow, str]]]:
+    """Return the stored scores by (row id, text), and what is not stored by score key."""
+    by_key = {score_key(row, text, scorer_version=scorer_version): (row, text) for row, text in answers}
+    stored = store.get_scores(by_key)
+    known = {
+        (row.id, text): (float(stored[key]["quality"]), bool(stored[key]["is_parsed"]))
+        for key, (row, text) in by_key.items()
+        if key in stored
+    }
+    return known, {key: answer for key, answer in by_key.items() if key not in stored}
+
+
+def score_missing(
+    store: ResponseStore, missing: Mapping[str, tuple[TaskRow, str]], scorer: Scorer, *, advance: Advance
+) -> dict[tuple[str, str], PlainScore]:
+    """Score and commit answers by score key; return the scores by (row id, text).
+
+    Scores are committed as they come, so an interrupted run loses only those being computed.
+    """
+    scores: dict[tuple[str, str], PlainScore] = {}
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        waiting: dict[Future[Score], str] = {pool.submit(scorer, *answer): key for key, answer in missing.items()}
+        try:
+            while waiting:
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                found = {waiting.pop(future): _plain(future.result()) for future in done}
+                store.put_scores(
+                    {key: {"quality": quality, "is_parsed": is_parsed} for key, (quality, is_parsed) in found.items()}
+                )
+                scores |= {(missing[key][0].id, missing[key][1]): score for key, score in found.items()}
+                advance(len(found))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return scores
+
+
+def _plain(score: Score) -> PlainScore:
+    return float(score.quality), bool(score.is_parsed)

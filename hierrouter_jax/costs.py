@@ -104,7 +104,7 @@ def normalised_costs(
     return costs / raw_cost_of_one
 
 
-def _flops(card: ModelCard, num_tokens: np.ndarray) -> np.ndarray:
+def _flops(card: ModelCard, num_tokens: float | np.ndarray) -> float | np.ndarray:
     """Return the floating-point operations of one causal forward pass over `num_tokens`."""
     flops = 2 * _figure(card, "num_parameters", "flops") * num_tokens
     if card.attention_width is None:

@@ -40,7 +40,7 @@ def place_labels(axes: Axes, labels: Sequence[PointLabel], obstacles: Float[np.n
         raise TypeError(f"labels are measured by the Agg canvas, but the figure has a {type(canvas).__name__}.")
     canvas.draw()
     pixels_per_pt = figure.dpi / 72
-    frame = axes.get_window_extent()
+    frame = axes.get_window_extent().frozen()
     taken: list[Bbox] = []
     for label in labels:
         width, height = _size(axes, canvas, label)

@@ -67,9 +67,9 @@ def quality_cost_figure(comparison: Comparison, *, theme: Theme = LIGHT) -> Figu
 def system_mark(name: str, comparison: Comparison, theme: Theme) -> Mark:
     """Return a system's mark: routers are stars, models are circles in their own hue, the rest are grey."""
     if name.startswith("router"):
-        return Mark(marker="*", colour=theme.router, size=17, order=6)
+        return Mark(marker="*", colour=theme.router, size=17.0, order=6)
     if name == "oracle":
-        return Mark(marker="D", colour=theme.oracle, size=7, order=3)
+        return Mark(marker="D", colour=theme.oracle, size=7.0, order=3)
     model = name.removeprefix("single/")
     if name.startswith("single/") and model in comparison.model_names:
         hue = theme.hues[comparison.model_names.index(model) % len(theme.hues)]

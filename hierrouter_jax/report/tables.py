@@ -103,10 +103,10 @@ def _heading(comparison: Comparison) -> str:
 
 
 def _system_row(name: str, system: SystemResult, *, is_compact: bool) -> tuple[str, ...]:
-    cost_interval = "" if is_compact else " " + _interval(system.cost_ci, scale=1, decimals=2)
+    cost_interval = "" if is_compact else " " + _interval(system.cost_ci, scale=1.0, decimals=2)
     return (
         shown_name(name),
-        f"{100 * system.quality:.1f} {_interval(system.quality_ci, scale=100, decimals=1)}",
+        f"{100 * system.quality:.1f} {_interval(system.quality_ci, scale=100.0, decimals=1)}",
         f"{system.cost:.2f}{cost_interval}",
         f"{100 * system.utility:.1f}",
         f"{system.hops:.2f}",

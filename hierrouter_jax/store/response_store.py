@@ -148,19 +148,19 @@ class ResponseStore:
         self.close()
 
     def _open_schema(self) -> None:
-        if not self._is_empty():
+        is_new = self._is_empty()
+        if is_new:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+        else:
             self._check_identity()
-            self._connection.execute("PRAGMA synchronous = FULL")
-            with self._transaction():  # says now, not after an hour of generation, that the place cannot be written
-                pass
-            return
-        self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         with self._transaction():
-            if self._is_empty():  # another process may have been first
+            if is_new and self._is_empty():  # another process may have been first
                 for statement in SCHEMA:
                     self._connection.execute(statement)
-        self._check_identity()
+            else:  # a write that changes nothing says now, not after an hour of generation, whether writing is possible
+                self._check_identity()
+                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _is_empty(self) -> bool:
         return self._connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0

@@ -1,0 +1,250 @@
+r"""The words of every prompt, as data, by version. Nothing else in the package holds prompt text.
+
+A prompt version is a `PromptSet`: for each form of answer a `FormTexts`, and for a task its own few-shot examples
+where the form's do not fit. A version that trees were made with is never changed: copy it, change the copy, give it
+a new name in `PROMPT_SETS`, and the trees say by which version they were made.
+
+Templates are filled with `str.format`: {question}, {options} (lettered lines), {tests} (lines), {earlier} (the block
+of earlier answers) and, in `earlier_item`, {number} and {answer}. Literal braces are doubled.
+Every few-shot example was written for this package; none is a row of a benchmark.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hierrouter_jax.core.errors import ConfigError
+from hierrouter_jax.tasks.task_row import Form
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One worked example: `response` is the text a model should give, `draft` what an earlier model may have given."""
+
+    question: str
+    response: str
+    draft: str
+    choices: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormTexts:
+    """The words for one form of answer, for both prompt styles and for the first and later hops.
+
+    chat:  system message (if any), then chat_first or chat_later as the user's message.
+    plain: plain_head, then plain_first or plain_later once an example followed by its response, then once the row.
+    """
+
+    chat_first: str
+    chat_later: str
+    plain_first: str
+    plain_later: str
+    earlier_item: str  # one earlier answer inside {earlier}
+    max_new_tokens: int
+    system: str | None = None
+    plain_head: str = ""
+    plain_stop: tuple[str, ...] = ()
+    chat_stop: tuple[str, ...] = ()
+    example_end: str = "\n\n"  # what separates the examples
+    option_prefix_chat: str = ""
+    option_prefix_plain: str = " "
+    examples: tuple[Example, ...] = ()
+    is_commented: bool = False  # the plain prompt is source code: earlier answers become comment lines
+    max_earlier_chars: int = 800  # a longer earlier answer loses its middle
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSet:
+    """One version of all prompts."""
+
+    forms: dict[Form, FormTexts]
+    task_examples: dict[str, tuple[Example, ...]] = field(default_factory=dict)
+
+
+def prompt_set(version: str) -> PromptSet:
+    """Return a prompt version by its name. Raises `ConfigError` when there is none."""
+    if version not in PROMPT_SETS:
+        raise ConfigError(f"prompt_version must be one of {sorted(PROMPT_SETS)}, but is {version!r}.")
+    return PROMPT_SETS[version]
+
+
+_SCIENCE = (
+    Example(
+        question="A spoon left in a cup of hot tea becomes hot at its dry end. How does the heat reach that end?",
+        choices=("by evaporation", "by conduction", "by magnetism", "by reflection"),
+        response="B",
+        draft="B",
+    ),
+    Example(
+        question="Which part of a plant takes up most of the water that it needs?",
+        choices=("the petals", "the seeds", "the leaves", "the roots"),
+        response="D",
+        draft="C",
+    ),
+    Example(
+        question="A country raises its tax on imported shoes. What is the most likely first effect?",
+        choices=(
+            "Imported shoes become dearer.",
+            "Fewer shoes are made at home.",
+            "Wages fall in every trade.",
+            "All imports stop.",
+        ),
+        response="A",
+        draft="A",
+    ),
+)
+
+_COMMONSENSE = (
+    Example(
+        question="Where would you put a letter so that it travels to a friend abroad?",
+        choices=("fridge", "drawer", "mailbox", "garden", "piano"),
+        response="C",
+        draft="B",
+    ),
+    Example(
+        question="What does a person feel who has not drunk anything on a hot day?",
+        choices=("proud", "thirsty", "cold", "lucky", "asleep"),
+        response="B",
+        draft="B",
+    ),
+    Example(
+        question="The lamp went out during the storm, so what did she light?",
+        choices=("river", "pillow", "window", "candle", "carpet"),
+        response="D",
+        draft="D",
+    ),
+)
+
+_MATHS = (
+    Example(
+        question="Mira has 4 baskets with 6 pears in each. She gives away 9 pears. How many pears are left?",
+        response="There are 4 * 6 = 24 pears at first. After giving away 9, 24 - 9 = 15 are left. The answer is 15.",
+        draft="There are 4 + 6 = 10 pears. 10 - 9 = 1. The answer is 1.",
+    ),
+    Example(
+        question="A bus ticket costs $3 and a museum ticket costs $8. What do 5 people pay who each need both?",
+        response="One person pays 3 + 8 = 11 dollars. Five people pay 5 * 11 = 55 dollars. The answer is 55.",
+        draft="One person pays 3 + 8 = 11 dollars. Five people pay 5 * 11 = 55 dollars. The answer is 55.",
+    ),
+    Example(
+        question="Tom reads 20 pages a day for a week. The book has 200 pages. How many pages has he still to read?",
+        response="In 7 days he reads 7 * 20 = 140 pages. He still has 200 - 140 = 60 pages to read. The answer is 60.",
+        draft="He reads 20 pages, so 200 - 20 = 180 pages are left. The answer is 180.",
+    ),
+    Example(
+        question="A rope of 36 metres is cut so that one part is twice as long as the other. How long is the short part?",
+        response="The rope is 3 short parts long. One short part is 36 / 3 = 12 metres. The answer is 12.",
+        draft="The rope is 3 short parts long. One short part is 36 / 3 = 12 metres. The answer is 12.",
+    ),
+)
+
+_PROGRAMS = (
+    Example(
+        question="Write a function to count how many words of a sentence begin with a given letter.",
+        tests=(
+            'assert count_starting("red roses run", "r") == 3',
+            'assert count_starting("a blue sky", "b") == 1',
+            'assert count_starting("", "x") == 0',
+        ),
+        response="def count_starting(sentence, letter):\n"
+        "    return sum(1 for word in sentence.split() if word.startswith(letter))",
+        draft="def count_starting(sentence, letter):\n    return sentence.count(letter)",
+    ),
+    Example(
+        question="Write a function to return the largest gap between neighbours in a list of numbers.",
+        tests=(
+            "assert widest_gap([1, 4, 6]) == 3",
+            "assert widest_gap([10, 2, 3]) == 8",
+            "assert widest_gap([5]) == 0",
+        ),
+        response="def widest_gap(numbers):\n"
+        "    gaps = [abs(b - a) for a, b in zip(numbers, numbers[1:])]\n"
+        "    return max(gaps) if gaps else 0",
+        draft="def widest_gap(numbers):\n"
+        "    gaps = [abs(b - a) for a, b in zip(numbers, numbers[1:])]\n"
+        "    return max(gaps) if gaps else 0",
+    ),
+)
+
+_CHOICE = FormTexts(
+    chat_first=(
+        "Answer this multiple choice question with the letter of the correct option only.\n\n"
+        "Question: {question}\n{options}\n\nThe correct option is (letter only):"
+    ),
+    chat_later=(
+        "Answer this multiple choice question with the letter of the correct option only.\n\n"
+        "Question: {question}\n{options}\n\n"
+        "Others answered as follows; they may be wrong.\n{earlier}\n\nThe correct option is (letter only):"
+    ),
+    plain_first="Question: {question}\n{options}\nAnswer:",
+    plain_later="Question: {question}\n{options}\n{earlier}\nAnswer:",
+    earlier_item="Earlier answer {number}: {answer}",
+    plain_stop=("\n",),
+    max_new_tokens=1,
+    examples=_SCIENCE,
+)
+
+_NUMBER = FormTexts(
+    chat_first="{question}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}.",
+    chat_later=(
+        "{question}\n\nEarlier attempts at this problem follow; they may contain mistakes.\n\n{earlier}\n\n"
+        "Solve the problem yourself, correcting any mistake. "
+        "Please reason step by step, and put your final answer within \\boxed{{}}."
+    ),
+    plain_first="Question: {question}\nAnswer:",
+    plain_later="Question: {question}\n{earlier}\nAnswer:",
+    earlier_item="Earlier attempt {number}: {answer}",
+    plain_stop=("\nQuestion:", "\n\n"),
+    max_new_tokens=320,
+    examples=_MATHS,
+)
+
+_PROGRAM = FormTexts(
+    chat_first=(
+        "Solve this programming task in Python.\n{question}\nYour code must pass these tests:\n{tests}\n\n"
+        "Answer with one ```python code block that defines the function. No explanation, no tests."
+    ),
+    chat_later=(
+        "Solve this programming task in Python.\n{question}\nYour code must pass these tests:\n{tests}\n\n"
+        "Earlier attempts follow; they may be wrong.\n\n{earlier}\n\n"
+        "Check them against the tests, then give your own final version. "
+        "Answer with one ```python code block that defines the function. No explanation, no tests."
+    ),
+    plain_first="Question: {question}\nTests:\n{tests}\nAnswer:\n```python\n",
+    plain_later="Question: {question}\nTests:\n{tests}\n{earlier}\nAnswer:\n```python\n",
+    earlier_item="Earlier attempt {number}:\n```python\n{answer}\n```",
+    plain_stop=("```", "\nQuestion:"),
+    example_end="\n```\n\n",
+    max_new_tokens=256,
+    examples=_PROGRAMS,
+    max_earlier_chars=1200,
+)
+
+_COMPLETION = FormTexts(
+    chat_first=(
+        "Complete this Python function.\n```python\n{question}\n```\n\n"
+        "Answer with one ```python code block that holds the whole function. No explanation, no tests."
+    ),
+    chat_later=(
+        "Complete this Python function.\n```python\n{question}\n```\n\n"
+        "Earlier attempts follow; they may be wrong.\n\n{earlier}\n\n"
+        "Check them against the description, then give your own final version. "
+        "Answer with one ```python code block that holds the whole function. No explanation, no tests."
+    ),
+    plain_first="{question}",
+    plain_later="{earlier}\n\n{question}",
+    earlier_item="Earlier attempt {number}:\n```python\n{answer}\n```",
+    plain_stop=("\ndef ", "\nclass ", "\nif __name__", "\nprint(", "\n#", "\nassert ", "\n```"),
+    max_new_tokens=320,
+    is_commented=True,
+    max_earlier_chars=1200,
+)
+
+PROMPT_SETS: dict[str, PromptSet] = {
+    "v1": PromptSet(
+        forms={"choice": _CHOICE, "number": _NUMBER, "program": _PROGRAM, "completion": _COMPLETION},
+        task_examples={"commonsenseqa": _COMMONSENSE},
+    ),
+}
+LATEST_PROMPT_VERSION = "v1"

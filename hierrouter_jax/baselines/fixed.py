@@ -93,4 +93,4 @@ def _mean_utilities(train_tree: RouteTree, tree: RouteTree, cost_weight: float) 
 
 
 def _is_complete(tree: RouteTree) -> Bool[np.ndarray, " node"]:
-    return np.all(np.asarray(tree.valid), axis=0, keepdims=True)[0]
+    return np.logical_and.reduce(np.asarray(tree.valid), axis=0)

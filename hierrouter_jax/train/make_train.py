@@ -11,7 +11,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import ArrayLike, Array, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from hierrouter_jax.agent.networks import init_router
 from hierrouter_jax.core.keys import stream_key
@@ -44,22 +44,30 @@ def make_train(config: TrainConfig, tree: RouteTree) -> TrainFn:
         def one_update(state: TrainState, _: None) -> tuple[TrainState, UpdateMetrics]:
             return update(state, row_ids, environment)
 
-        state, metrics = jax.lax.scan(one_update, init_train_state(config, tree, key=key), length=config.num_updates)
+        start = init_train_state(config, key=key, **input_sizes(tree))
+        state, metrics = jax.lax.scan(one_update, start, length=config.num_updates)
         return TrainOutput(params=state.params, metrics=metrics)
 
     return train
 
 
-def init_train_state(config: TrainConfig, tree: RouteTree, *, key: Key[Array, ""]) -> TrainState:
-    """Return the state before the first update, with freshly initialised weights that fit the tree."""
+def init_train_state(
+    config: TrainConfig, *, context_dim: int, num_models: int, num_stages: int, key: Key[Array, ""]
+) -> TrainState:
+    """Return the state before the first update, with freshly initialised weights."""
     params = init_router(
         config.network,
-        context_dim=tree.context.shape[1],
-        num_models=tree.num_models,
-        num_stages=tree.num_stages,
+        context_dim=context_dim,
+        num_models=num_models,
+        num_stages=num_stages,
         key=stream_key(key, "weights"),
     )
     return make_train_state(params, make_optimizer(config), key=stream_key(key, "updates"))
+
+
+def input_sizes(tree: RouteTree) -> dict[str, int]:
+    """Return what the network's shapes depend on, as arguments of `init_train_state`."""
+    return {"context_dim": tree.context.shape[1], "num_models": tree.num_models, "num_stages": tree.num_stages}
 
 
 def make_environment(

@@ -15,6 +15,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
 
 from hierrouter_jax.agent.distributions import entropy, log_prob_of
@@ -184,15 +185,15 @@ def minibatch_step(
     # Each device's loss is its sum over the count of all, so the sum over devices is the minibatch's mean.
     gradients, terms = sum_over_devices((gradients, terms), axis_name)
     updates, opt_state = optimizer.update(gradients, opt_state, params)
-    return (optax.apply_updates(params, updates), opt_state), (terms, optax.global_norm(gradients))
+    return (optax.apply_updates(params, updates), opt_state), (terms, optax.tree.norm(gradients))
 
 
 def normalise_advantages(
     advantages: Float[Array, "*shape"], mask: Float[Array, "*shape"], *, axis_name: str | None
 ) -> Float[Array, "*shape"]:
     """Return (A - mean) / std over the unmasked entries of all devices; 0 at masked ones."""
-    num_decisions = sum_over_devices(mask.sum(), axis_name)
-    mean = sum_over_devices(jnp.sum(mask * advantages), axis_name) / num_decisions
+    num_decisions, total = sum_over_devices((mask.sum(), jnp.sum(mask * advantages)), axis_name)
+    mean = total / num_decisions
     centred = mask * (advantages - mean)
     variance = sum_over_devices(jnp.sum(jnp.square(centred)), axis_name) / num_decisions
     return centred / (jnp.sqrt(variance) + _ADVANTAGE_EPSILON)
@@ -258,7 +259,11 @@ def episode_metrics(
 
 def sum_over_devices(tree: Array, axis_name: str | None) -> Array:
     """Sum every leaf over the devices of the axis; without an axis there is one device, and its sums stand."""
-    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+    if axis_name is None:
+        return tree
+    # One message for all leaves of a type: a collective's cost is mostly that of meeting, not of bytes.
+    flat, unflatten = ravel_pytree(tree)
+    return unflatten(jax.lax.psum(flat, axis_name))
 
 
 def _explained_variance(decisions: Decisions, axis_name: str | None) -> Float[Array, ""]:

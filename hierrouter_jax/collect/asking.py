@@ -7,7 +7,6 @@ response committed as soon as it is handed over, before it works on; for another
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -101,21 +100,3 @@ def _commits(engine: TextEngine, chunk: Sequence[AskedRequest]) -> Iterator[list
         yield [(chunk[index], response)]
     if waiting:
         raise RuntimeError(f"The engine must answer every request, but left out {len(waiting)} of {len(chunk)}.")
-
-
-class Stopwatch:
-    """Adds up the seconds spent in `with` blocks."""
-
-    def __init__(self) -> None:
-        """Start at zero."""
-        self.total_s = 0.0
-        self._start_s = 0.0
-
-    def __enter__(self) -> Stopwatch:
-        """Start."""
-        self._start_s = time.monotonic()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop, and add what passed."""
-        self.total_s += time.monotonic() - self._start_s

@@ -10,30 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from hierrouter_jax.collect.asking import DEFAULT_CHUNK_SIZE, Stopwatch, generate_missing
+from hierrouter_jax.collect.asking import DEFAULT_CHUNK_SIZE, generate_missing
 from hierrouter_jax.collect.build_outcomes import build_outcomes, context_texts, count_tasks, routable_queries
 from hierrouter_jax.collect.collection_inputs import WantedNodes, checked_rows, wanted_mask
-from hierrouter_jax.collect.collection_report import CollectionReport, count_answers
+from hierrouter_jax.collect.collection_report import CollectionReport, LiveCounts, count_answers
 from hierrouter_jax.collect.frontier import Frontier, HopRequest
 from hierrouter_jax.collect.hop_prompts import hop_request
 from hierrouter_jax.collect.outcomes import NodeOutcomes, row_ids_digest
-from hierrouter_jax.collect.score_responses import PlainScore, Scorer, missing_scores, score_missing
+from hierrouter_jax.collect.score_responses import PlainScore, Scorer, missing_scores, score_missing, version_of
 from hierrouter_jax.collect.tree_file import TreeFile, make_tree_file
 from hierrouter_jax.collect.tree_manifest import TreeManifest, created_by
 from hierrouter_jax.core.errors import DataError, raise_all
 from hierrouter_jax.core.progress import progress_bar
-from hierrouter_jax.core.text import GenerationRequest, ModelCard, Response, pool_digest
+from hierrouter_jax.core.text import GenerationRequest, ModelCard, pool_digest
 from hierrouter_jax.costs import CostModel
 from hierrouter_jax.encoder.text_encoder import TextEncoder
 from hierrouter_jax.llm.engine import TextEngine
 from hierrouter_jax.routing.route_tree import count_nodes
 from hierrouter_jax.store.response_store import ResponseStore
 from hierrouter_jax.tasks.prompt_texts import LATEST_PROMPT_VERSION
-from hierrouter_jax.tasks.scoring import SCORER_VERSION, score_answer
+from hierrouter_jax.tasks.scoring import score_answer
 from hierrouter_jax.tasks.task_row import TaskRow
 
 ENCODE_CHUNK_SIZE = 128
@@ -53,25 +52,27 @@ def collect_tree(
     nodes: WantedNodes | None = None,
     with_last_stage_contexts: bool = False,
     scorer: Scorer = score_answer,
-    scorer_version: int | str = SCORER_VERSION,
+    scorer_version: str | None = None,
     is_quiet: bool = False,
 ) -> TreeFile:
     """Fill the trees of `splits` ("train", "test", perhaps "validation") and return them.
 
     `nodes` makes partial trees: a mask a split, or a predicate (split, query index, node); the way to a wanted node
-    is wanted too. `seed`, which drew the rows, is noted in the manifest. A query that no model can be asked, its
-    prompts being too long, is left out and counted in the report.
+    is wanted too. Scores are kept under `scorer_version`, which a scorer of your own needs. `seed`, which drew the
+    rows, is noted in the manifest. A query that no model can be asked, its prompts being too long, is left out and
+    counted in the report.
 
     Raises `DataError` for splits that cannot be used, `StorageError` when the store cannot be written; on Ctrl-C,
     a `KeyboardInterrupt` whose message says what is stored. The store is whole in every case.
     """
     rows = checked_rows(splits)
+    scorer_version = version_of(scorer, scorer_version)
     num_nodes = count_nodes(len(engine.cards), num_stages)
 
     def ask(card: ModelCard, row: TaskRow, earlier: Sequence[str]) -> GenerationRequest:
         return hop_request(card, row, earlier, prompt_version=prompt_version)
 
-    run = _Run(is_quiet=is_quiet)
+    run = LiveCounts(is_quiet=is_quiet)
     frontier = _frontier(engine, rows, ask, num_stages, wanted_mask(nodes, rows, num_nodes))
     with _clear_interrupt(run, store):
         for stage in range(1, num_stages + 1):
@@ -79,7 +80,6 @@ def collect_tree(
         queries = _queries_by_split(frontier, rows)
         scores = _score(run, frontier, store, scorer, scorer_version)
         outcomes = _encode_and_build(run, frontier, queries, scores, encoder, with_last_stage_contexts)
-    task_names = _task_names(frontier)
     manifest = TreeManifest(
         created_by=created_by(),
         cards=engine.cards,
@@ -89,40 +89,13 @@ def collect_tree(
         scorer_version=scorer_version,
         encoder_digest=encoder.digest,
         encoder_dim=encoder.dim,
-        task_names=task_names,
+        task_names=_task_names(frontier),
         split_sizes={split: count_tasks([frontier.rows[i] for i in kept]) for split, kept in queries.items()},
         row_ids_digests={split: row_ids_digest(arrays.row_id_hash) for split, arrays in outcomes.items()},
         seed=seed,
     )
     report = _report(run, frontier, rows, outcomes, manifest)
     return make_tree_file(manifest, outcomes, cost_model=cost_model, report=report)
-
-
-@dataclass(kw_only=True)
-class _Run:
-    """What this run did so far: the live counters."""
-
-    is_quiet: bool
-    num_stored_before: int = 0
-    num_generated: int = 0
-    num_truncated: int = 0
-    num_prompt_tokens: int = 0
-    num_new_tokens: int = 0
-    num_scored: int = 0
-    generation: Stopwatch = field(default_factory=Stopwatch)
-    scoring: Stopwatch = field(default_factory=Stopwatch)
-    encoding: Stopwatch = field(default_factory=Stopwatch)
-
-    def count(self, response: Response) -> str:
-        """Count a generated response; return the figures to show."""
-        self.num_generated += 1
-        self.num_truncated += response.finish_reason == "length"
-        self.num_prompt_tokens += response.num_prompt_tokens
-        self.num_new_tokens += response.num_new_tokens
-        return (
-            f"tokens {self.num_prompt_tokens} in, {self.num_new_tokens} out, "
-            f"truncated {self.num_truncated / self.num_generated:.1%}"
-        )
 
 
 def _frontier(
@@ -137,7 +110,7 @@ def _frontier(
 
 
 def _fill_stage(
-    run: _Run, frontier: Frontier, engine: TextEngine, store: ResponseStore, stage: int, chunk_size: int
+    run: LiveCounts, frontier: Frontier, engine: TextEngine, store: ResponseStore, stage: int, chunk_size: int
 ) -> None:
     """Ask for every node of one stage that is not stored."""
     asked = frontier.ask_stage(stage)
@@ -160,7 +133,7 @@ def _fill_stage(
 
 
 def _score(
-    run: _Run, frontier: Frontier, store: ResponseStore, scorer: Scorer, scorer_version: int | str
+    run: LiveCounts, frontier: Frontier, store: ResponseStore, scorer: Scorer, scorer_version: str
 ) -> dict[tuple[str, str], PlainScore]:
     """Return the score of every response at hand, by (row id, text)."""
     answers = (
@@ -175,7 +148,7 @@ def _score(
 
 
 def _encode_and_build(
-    run: _Run,
+    run: LiveCounts,
     frontier: Frontier,
     queries: Mapping[str, Sequence[int]],
     scores: Mapping[tuple[str, str], PlainScore],
@@ -217,7 +190,7 @@ def _task_names(frontier: Frontier) -> tuple[str, ...]:
 
 
 def _report(
-    run: _Run,
+    run: LiveCounts,
     frontier: Frontier,
     rows: Mapping[str, Sequence[TaskRow]],
     outcomes: Mapping[str, NodeOutcomes],
@@ -248,7 +221,7 @@ def _report(
 
 
 @contextmanager
-def _clear_interrupt(run: _Run, store: ResponseStore) -> Iterator[None]:
+def _clear_interrupt(run: LiveCounts, store: ResponseStore) -> Iterator[None]:
     """Say on Ctrl-C what was kept and how to go on."""
     try:
         yield

@@ -6,12 +6,59 @@ small a budget is seen where it sits. Shares of nothing are 0.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from hierrouter_jax.collect.outcomes import NodeOutcomes, node_models
+from hierrouter_jax.core.text import Response
+
+
+class Stopwatch:
+    """Adds up the seconds spent in `with` blocks."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.total_s = 0.0
+        self._start_s = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        """Start."""
+        self._start_s = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop, and add what passed."""
+        self.total_s += time.monotonic() - self._start_s
+
+
+@dataclass(kw_only=True)
+class LiveCounts:
+    """What this run did so far: the live counters."""
+
+    is_quiet: bool
+    num_stored_before: int = 0
+    num_generated: int = 0
+    num_truncated: int = 0
+    num_prompt_tokens: int = 0
+    num_new_tokens: int = 0
+    num_scored: int = 0
+    generation: Stopwatch = field(default_factory=Stopwatch)
+    scoring: Stopwatch = field(default_factory=Stopwatch)
+    encoding: Stopwatch = field(default_factory=Stopwatch)
+
+    def count(self, response: Response) -> str:
+        """Count a generated response; return the figures to show."""
+        self.num_generated += 1
+        self.num_truncated += response.finish_reason == "length"
+        self.num_prompt_tokens += response.num_prompt_tokens
+        self.num_new_tokens += response.num_new_tokens
+        return (
+            f"tokens {self.num_prompt_tokens} in, {self.num_new_tokens} out, "
+            f"truncated {self.num_truncated / self.num_generated:.1%}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Protocol
 
+import hierrouter_jax.tasks
+from hierrouter_jax.core.configs import digest
+from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.progress import Advance
 from hierrouter_jax.store.request_keys import score_key
 from hierrouter_jax.store.response_store import ResponseStore
+from hierrouter_jax.tasks.scoring import score_answer
 from hierrouter_jax.tasks.task_row import TaskRow
 
 
@@ -35,8 +40,26 @@ Scorer = Callable[[TaskRow, str], Score]
 PlainScore = tuple[float, bool]  # quality, is_parsed
 
 
+def version_of(scorer: Scorer, scorer_version: str | None) -> str:
+    """Return the version under which the scores of `scorer` are kept.
+
+    That of the package's own scorer is the digest of the source of `tasks`: a changed extraction rule is never met
+    by scores of the old one. `ConfigError` when a scorer of another's comes without a version.
+    """
+    if scorer_version is not None:
+        return scorer_version
+    if scorer is not score_answer:
+        raise ConfigError(
+            "A scorer of your own needs a scorer_version, so that stored scores can be told from newer "
+            "ones; give any text, and another when the scorer changes."
+        )
+    folder = Path(hierrouter_jax.tasks.__file__).parent
+    sources = {str(file.relative_to(folder)): file.read_text("utf-8") for file in sorted(folder.rglob("*.py"))}
+    return digest(sources)[:16]
+
+
 def missing_scores(
-    store: ResponseStore, answers: Iterable[tuple[TaskRow, str]], *, scorer_version: int | str
+    store: ResponseStore, answers: Iterable[tuple[TaskRow, str]], *, scorer_version: str
 ) -> tuple[dict[tuple[str, str], PlainScore], dict[str, tuple[TaskRow, str]]]:
     """Return the stored scores by (row id, text), and what is not stored by score key."""
     by_key = {score_key(row, text, scorer_version=scorer_version): (row, text) for row, text in answers}

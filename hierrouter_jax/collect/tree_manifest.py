@@ -22,8 +22,8 @@ class TreeManifest:
     cards: tuple[ModelCard, ...]  # in the order of the actions
     pool_digest: str
     num_stages: int
-    prompt_version: int | str
-    scorer_version: int | str
+    prompt_version: str
+    scorer_version: str
     encoder_digest: str
     encoder_dim: int
     task_names: tuple[str, ...]

@@ -34,7 +34,7 @@ def request_identity(request: EncodedRequest) -> dict[str, Any]:
     return identity
 
 
-def score_key(row: Any, response_text: str, *, scorer_version: int | str) -> str:
+def score_key(row: Any, response_text: str, *, scorer_version: str) -> str:
     """Return the key of a score. `row` is the benchmark row, a dataclass; every field of it counts."""
     text_digest = hashlib.sha256(response_text.encode("utf-8", "surrogatepass")).hexdigest()
     return digest(

@@ -14,7 +14,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -59,7 +59,7 @@ class ResponseStore:
             self._connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, uri=False)
         try:
             with self._clear_errors("opening"):
-                self._open_schema()
+                self._retry_while_locked(self._open_schema)
         except BaseException:
             self._connection.close()
             raise
@@ -161,6 +161,17 @@ class ResponseStore:
             else:  # a write that changes nothing says now, not after an hour of generation, whether writing is possible
                 self._check_identity()
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _retry_while_locked(self, action: Callable[[], None]) -> None:
+        """Run an action that is safe to repeat. SQLite does not wait by itself when two processes both begin a log."""
+        deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                return action()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.01)
 
     def _is_empty(self) -> bool:
         return self._connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0

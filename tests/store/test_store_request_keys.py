@@ -65,13 +65,13 @@ def test_greedy_requests_share_a_key_whatever_their_unused_fields():
 
 
 def test_score_key_counts_row_text_and_scorer():
-    key = score_key(Row(), "42", scorer_version=1)
+    key = score_key(Row(), "42", scorer_version="1")
     others = [
-        score_key(Row(question="How much?"), "42", scorer_version=1),
-        score_key(Row(tests=()), "42", scorer_version=1),
-        score_key(Row(), "43", scorer_version=1),
-        score_key(Row(), "42", scorer_version=2),
-        score_key(Row(), "42\ud800", scorer_version=1),
+        score_key(Row(question="How much?"), "42", scorer_version="1"),
+        score_key(Row(tests=()), "42", scorer_version="1"),
+        score_key(Row(), "43", scorer_version="1"),
+        score_key(Row(), "42", scorer_version="2"),
+        score_key(Row(), "42\ud800", scorer_version="1"),
     ]
     assert len({key, *others}) == 6
-    assert score_key(Row(), "42", scorer_version=1) == key
+    assert score_key(Row(), "42", scorer_version="1") == key

@@ -25,7 +25,7 @@ from hierrouter_jax.encoder.rules import RULES, UNUSED_TENSORS
 from hierrouter_jax.weights.plan import load_leaves
 from hierrouter_jax.weights.readers import TensorReader
 
-# Cut by a tokenizer, it tells apart what vocabularies do not: case, accents, spaces, unknown characters.
+# How it is cut tells apart what vocabularies do not: case, accents, spaces, unknown characters.
 _PROBE = "Ångström NAÏVE café,\ttwo  spaces\n\ndef f(x): return x**2 != 3.50 東京 🙂 it's"
 
 _SUPPORTED_MODULES = ("Transformer", "Pooling", "Normalize")
@@ -58,20 +58,30 @@ def read_window(folder: Path, config: EncoderConfig) -> int:
     return config.window_tokens if asked is None else min(int(asked), config.window_tokens)
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Return the folder's tokenizer. Raises `WeightsError` when there is none, or it frames texts in another way."""
+def load_tokenizer(folder: Path, config: EncoderConfig) -> Tokenizer:
+    """Return the folder's tokenizer.
+
+    Raises `WeightsError` when there is none, when it has tokens the encoder has no embedding for, or when it puts a
+    text between other tokens than its cls and sep.
+    """
+    # Without these files transformers would make up an empty tokenizer.
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        raise WeightsError(f"{folder} must hold a tokenizer, but has neither tokenizer.json nor vocab.txt.")
     # Importing transformers takes seconds, and programs that encode nothing should not wait for it.
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a broken tokenizer.json raises whatever the library inside happens to raise
         raise WeightsError(f"{folder} must hold a tokenizer, but reading it failed: {error}.") from error
     frame = [tokenizer.cls_token_id, tokenizer.sep_token_id]
+    last_id = max(tokenizer.get_vocab().values())
+    problems = []
     if tokenizer([""])["input_ids"] != [frame]:
-        raise WeightsError(
-            f"The tokenizer in {folder} must put a text between its cls and sep tokens {frame}, but does not."
-        )
+        problems.append(f"it must put a text between its cls and sep tokens {frame}")
+    if last_id >= config.vocab_size:
+        problems.append(f"its token ids must be < {config.vocab_size}, the encoder's vocabulary, but reach {last_id}")
+    raise_all(WeightsError, f"The tokenizer in {folder} does not fit the encoder:", problems)
     return tokenizer
 
 
@@ -95,11 +105,15 @@ def load_params(
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """Return the identity of a tokenizer by what it does, so that it does not depend on which files it came from."""
-    return digest({"vocab": tokenizer.get_vocab(), "probe": token_ids(tokenizer, [_PROBE])[0]})
+    vocab = tokenizer.get_vocab()
+    words = " ".join(sorted(vocab))
+    return digest({"vocab": vocab, "cuts": token_ids(tokenizer, [_PROBE, words, words.upper()])})
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Return the token ids of whole texts, without start and end tokens."""
+    if not texts:
+        return []
     encoded = tokenizer(list(texts), add_special_tokens=False, truncation=False, padding=False, verbose=False)
     return encoded["input_ids"]
 

@@ -137,7 +137,7 @@ def load_encoder(
     window_tokens = read_window(files.folder, config) if spec.window_tokens is None else spec.window_tokens
     if window_tokens > config.window_tokens:
         raise ConfigError(f"window_tokens must be <= {config.window_tokens} for {spec.source}, but is {window_tokens}.")
-    tokenizer = load_tokenizer(files.folder)
+    tokenizer = load_tokenizer(files.folder, config)
     graphdef, params, weights_digest = load_params(config, open_reader(files.weights), is_quiet=is_quiet)
     identity = {
         "config": to_json_dict(config),

@@ -136,3 +136,15 @@ def test_a_folder_without_tokenizer_is_refused(save_encoder, tmp_path):
         path.unlink()
     with pytest.raises(WeightsError, match="must hold a tokenizer"):
         load(folder, tmp_path)
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(save_encoder, tmp_path):
+    folder, _ = save_encoder("bert")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["beyond"] = 53
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(WeightsError, match="must be < 53"):
+        load(folder, tmp_path)
+    (folder / "tokenizer.json").write_text('{"version": "1.0", "model"')
+    with pytest.raises(WeightsError, match="reading it failed"):
+        load(folder, tmp_path)

@@ -139,6 +139,19 @@ _MATHS = (
     ),
 )
 
+_OPEN_QUESTIONS = (
+    Example(
+        question="Why do we see lightning before we hear the thunder?",
+        response="Light travels far faster than sound, so the flash reaches us almost at once, and the sound follows.",
+        draft="Because the thunder begins later than the lightning.",
+    ),
+    Example(
+        question="Name two ways to keep bread fresh for longer.",
+        response="Keep it in a closed bread box or bag at room temperature, or slice and freeze it.",
+        draft="Put it in a bread box, or freeze it in slices.",
+    ),
+)
+
 _PROGRAMS = (
     Example(
         question="Write a function to count how many words of a sentence begin with a given letter.",
@@ -241,9 +254,29 @@ _COMPLETION = FormTexts(
     max_earlier_chars=1200,
 )
 
+_OPEN = FormTexts(
+    chat_first="{question}",
+    chat_later=(
+        "{question}\n\nEarlier answers to this follow; they may contain mistakes.\n\n{earlier}\n\n"
+        "Give your own best answer, correcting any mistake. Do not mention the earlier answers."
+    ),
+    plain_first="Question: {question}\nAnswer:",
+    plain_later="Question: {question}\n{earlier}\nAnswer:",
+    earlier_item="Earlier answer {number}: {answer}",
+    plain_stop=("\nQuestion:", "\n\n"),
+    max_new_tokens=256,
+    examples=_OPEN_QUESTIONS,
+)
+
 PROMPT_SETS: dict[str, PromptSet] = {
     "v1": PromptSet(
-        forms={"choice": _CHOICE, "number": _NUMBER, "program": _PROGRAM, "completion": _COMPLETION},
+        forms={
+            "choice": _CHOICE,
+            "number": _NUMBER,
+            "program": _PROGRAM,
+            "completion": _COMPLETION,
+            "open": _OPEN,
+        },
         task_examples={"commonsenseqa": _COMMONSENSE},
     ),
 }

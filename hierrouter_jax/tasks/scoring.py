@@ -52,8 +52,10 @@ class FormatReport:
 def score_answer(row: TaskRow, text: str, *, limits: SandboxLimits = DEFAULT_LIMITS) -> AnswerScore:
     """Return the score of `text` as an answer to `row`.
 
-    Raises `DataError` when the row's own tests cannot be run.
+    Raises `DataError` when the row's own tests cannot be run, or when it has no answer to score against.
     """
+    if row.form == "open":
+        raise DataError(f"An answer is scored against that of its row, but row {row.id!r} has none; give it an answer.")
     if row.form == "choice":
         extracted = extract_letter(row, text)
         is_right = extracted == row.answer
@@ -119,7 +121,5 @@ def format_reports(
 
 def _passes(row: TaskRow, program: str, limits: SandboxLimits) -> bool:
     """Whether a program passes the row's tests."""
-    result = run_program(
-        program, row.tests, entry_point=row.entry_point, support=question_helpers(row), limits=limits
-    )
+    result = run_program(program, row.tests, entry_point=row.entry_point, support=question_helpers(row), limits=limits)
     return result.is_passed

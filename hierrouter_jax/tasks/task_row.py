@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Form = Literal["choice", "number", "program", "completion"]
+Form = Literal["choice", "number", "program", "completion", "open"]
 
 LETTERS = "ABCDEFGHIJ"  # the letter of choice i is LETTERS[i]
 
@@ -15,7 +15,8 @@ class TaskRow:
     """One question.
 
     `choices` is empty unless the answer is a letter. `tests` are pieces of Python that raise when the code under test
-    is wrong, and `entry_point` is the name they call. `answer` is the letter, the number, or a reference solution.
+    is wrong, and `entry_point` is the name they call. `answer` is the letter, the number, or a reference solution; it
+    is empty for a question that is asked live, which nobody can score.
     """
 
     id: str
@@ -28,11 +29,11 @@ class TaskRow:
 
     @property
     def form(self) -> Form:
-        """What kind of answer is asked for: a letter, a number, a program, or the rest of a function."""
+        """What kind of answer is asked for: a letter, a number, a program, the rest of a function, or free text."""
         if self.choices:
             return "choice"
         if not self.tests:
-            return "number"
+            return "number" if self.answer else "open"
         return "completion" if f"def {self.entry_point}(" in self.question else "program"
 
     @property

@@ -108,12 +108,19 @@ def attend(
 
     softmax(scale q.k, masked) v; with a soft cap c the products become c tanh(. / c) before masking.
     """
-    scores = jnp.einsum("btkgd,bksd->bkgts", query * scale, keys, preferred_element_type=jnp.float32)
+    num_rows, num_tokens, num_kv_heads, num_groups, head_dim = query.shape
+    # Heads of a group and times become the rows of one matrix a key head: a plain batched product, which on CPU is
+    # two to three times as fast as what einsum makes of the axes as they are.
+    rows = (query * scale).transpose(0, 2, 3, 1, 4).reshape(num_rows, num_kv_heads, num_groups * num_tokens, head_dim)
+    scores = jax.lax.dot_general(
+        rows, keys, (((3,), (3,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32
+    ).reshape(num_rows, num_kv_heads, num_groups, num_tokens, -1)
     if soft_cap is not None:
         scores = soft_cap * jnp.tanh(scores / soft_cap)
     scores = jnp.where(mask[:, None, None, :, :], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-    return jnp.einsum("bkgts,bksd->btkgd", weights, values)
+    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype).reshape(*rows.shape[:3], -1)
+    attended = jax.lax.dot_general(weights, values, (((3,), (2,)), ((0, 1), (0, 1))))
+    return attended.reshape(num_rows, num_kv_heads, num_groups, num_tokens, head_dim).transpose(0, 3, 1, 2, 4)
 
 
 def attend_within(

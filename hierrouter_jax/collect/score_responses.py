@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import hierrouter_jax.tasks
 from hierrouter_jax.core.configs import digest
@@ -22,6 +22,7 @@ from hierrouter_jax.tasks.scoring import score_answer
 from hierrouter_jax.tasks.task_row import TaskRow
 
 
+@runtime_checkable
 class Score(Protocol):
     """What a scorer says of a response: quality in [0, 1], and whether an answer could be read from it."""
 

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from hierrouter_jax.core.text import EncodedRequest, GenerationRequest, ModelCard, Response
 
 
+@runtime_checkable
 class TextEngine(Protocol):
     """Answers requests for the models of one pool."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from gguf.quants import dequantize
 
-from hierrouter_jax.core.errors import WeightsError
+from hierrouter_jax.core.errors import WeightsError, raise_all
 
 MAGIC = b"GGUF"
 SUPPORTED_VERSIONS = (2, 3)
@@ -60,7 +60,7 @@ class GGUFReader:
     """Reads one GGUF file: `metadata` as Python values, tensors as float32."""
 
     def __init__(self, path: Path) -> None:
-        """Read the header. Raises `WeightsError` when the file is not a whole GGUF of a supported version."""
+        """Read the header. Raises `WeightsError` when the file is not whole or has types nobody dequantises."""
         self.path = path
         try:
             self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
@@ -69,7 +69,7 @@ class GGUFReader:
             raise WeightsError(
                 f"{path} must be a whole GGUF file, but reading its header failed: {error}. Pull the model again."
             ) from error
-        self._refuse_truncated()
+        raise_all(WeightsError, f"{path} cannot be read:", self._problems())
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -81,30 +81,36 @@ class GGUFReader:
         return _type_name(self._entries[name].type_id)
 
     def read(self, name: str) -> np.ndarray:
-        """Return the tensor as float32. Raises `WeightsError` that names a type nobody dequantises."""
+        """Return the tensor as float32."""
         entry = self._entries[name]
-        kind = _known_type(entry.type_id, name, self.path)
-        raw = self._bytes[entry.offset_bytes : entry.offset_bytes + _size_bytes(entry, kind)]
+        kind = GGMLQuantizationType(entry.type_id)
+        raw = self._bytes[entry.offset_bytes : entry.offset_bytes + _size_bytes(entry)]
         if kind in _PLAIN_TYPES:
             return raw.view(_PLAIN_TYPES[kind]).reshape(entry.shape).astype(np.float32)
-        try:
-            return _dequantised(raw, entry, kind)
-        except NotImplementedError as error:
-            raise WeightsError(
-                f"Tensor {name} of {self.path} has the GGUF type {kind.name}, which the gguf package "
-                "cannot dequantise. Use another quantisation, such as Q4_K_M or Q8_0."
-            ) from error
+        return _dequantised(raw, entry, kind)
 
-    def _refuse_truncated(self) -> None:
-        end_bytes = 0
-        for name, entry in self._entries.items():
-            kind = _known_type(entry.type_id, name, self.path)
-            end_bytes = max(end_bytes, entry.offset_bytes + _size_bytes(entry, kind))
+    def _problems(self) -> list[str]:
+        problems = []
+        for type_id in sorted({entry.type_id for entry in self._entries.values()}):
+            if not _is_readable(type_id):
+                names = [name for name, entry in self._entries.items() if entry.type_id == type_id]
+                problems.append(
+                    f"{len(names)} tensors have the type {_type_name(type_id)}, which the gguf package "
+                    f"cannot dequantise, such as {names[0]}; use another file, such as Q4_K_M or Q8_0"
+                )
+        problems += [
+            f"tensor {name} {entry.shape} does not consist of whole blocks of {_type_name(entry.type_id)}"
+            for name, entry in self._entries.items()
+            if _is_readable(entry.type_id) and not _has_whole_blocks(entry)
+        ]
+        if problems:
+            return problems
+        end_bytes = max((entry.offset_bytes + _size_bytes(entry) for entry in self._entries.values()), default=0)
         if end_bytes > len(self._bytes):
-            raise WeightsError(
-                f"{self.path} must hold {end_bytes} bytes, but holds {len(self._bytes)}: it is truncated. "
-                "Pull the model again."
+            problems.append(
+                f"it should hold {end_bytes} bytes, but holds {len(self._bytes)}: it is truncated; pull the model again"
             )
+        return problems
 
 
 def _type_name(type_id: int) -> str:
@@ -114,18 +120,24 @@ def _type_name(type_id: int) -> str:
         return f"number {type_id}"
 
 
-def _known_type(type_id: int, name: str, path: Path) -> GGMLQuantizationType:
+@cache
+def _is_readable(type_id: int) -> bool:
     try:
-        return GGMLQuantizationType(type_id)
-    except ValueError as error:
-        raise WeightsError(
-            f"Tensor {name} of {path} has the GGUF type number {type_id}, which the gguf package does "
-            "not know. Use another quantisation, such as Q4_K_M or Q8_0."
-        ) from error
+        kind = GGMLQuantizationType(type_id)
+        if kind not in _PLAIN_TYPES:
+            dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except (ValueError, KeyError, NotImplementedError):
+        return False
+    return True
 
 
-def _size_bytes(entry: TensorEntry, kind: GGMLQuantizationType) -> int:
-    block_size, block_bytes = GGML_QUANT_SIZES[kind]
+def _has_whole_blocks(entry: TensorEntry) -> bool:
+    block_size, _ = GGML_QUANT_SIZES[GGMLQuantizationType(entry.type_id)]
+    return bool(entry.shape) and entry.shape[-1] % block_size == 0
+
+
+def _size_bytes(entry: TensorEntry) -> int:
+    block_size, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(entry.type_id)]
     return int(np.prod(entry.shape, dtype=np.int64)) // block_size * block_bytes
 
 
@@ -162,6 +174,8 @@ def _read_header(buffer: memoryview) -> tuple[dict[str, Any], dict[str, TensorEn
         shape = tuple(reversed([cursor.scalar("Q") for _ in range(num_axes)]))
         infos.append((name, shape, cursor.scalar("I"), cursor.scalar("Q")))
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(f"its alignment is {alignment!r}")
     data_start = -(-cursor.position // alignment) * alignment
     entries = {
         name: TensorEntry(shape=shape, type_id=type_id, offset_bytes=data_start + offset)

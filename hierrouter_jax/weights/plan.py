@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,7 @@ ROWS_AT_ONCE = 128  # of a tensor that is transposed
 IGNORABLE_TENSORS = ("*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq", "*position_ids")
 
 
+@runtime_checkable
 class AbstractLeaf(Protocol):
     """Anything with a shape and a dtype, such as `jax.ShapeDtypeStruct`."""
 

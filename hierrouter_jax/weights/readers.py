@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from hierrouter_jax.core.errors import WeightsError
 
 
+@runtime_checkable
 class TensorReader(Protocol):
     """Tensors of one checkpoint, read lazily."""
 

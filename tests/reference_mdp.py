@@ -17,8 +17,8 @@ def outcomes_of(tree, query):
         path for stage in range(tree.num_stages + 1) for path in itertools.product(range(tree.num_models), repeat=stage)
     ]
     assert len(paths) == tree.valid.shape[1]
-    cost, quality = np.asarray(tree.step_cost[query], np.float64), np.asarray(tree.quality[query], np.float64)
-    valid, rows, context = np.asarray(tree.valid[query]), np.asarray(tree.context_row[query]), np.asarray(tree.context)
+    cost, quality = np.asarray(tree.step_cost)[query].astype(float), np.asarray(tree.quality)[query].astype(float)
+    valid, rows, context = np.asarray(tree.valid)[query], np.asarray(tree.context_row)[query], np.asarray(tree.context)
     return {path: (cost[i], quality[i], context[rows[i]]) for i, path in enumerate(paths) if valid[i]}
 
 
@@ -60,7 +60,7 @@ class Walker:
 
 
 def all_returns(outcomes, num_models, start, *, cost_weight, allow_stop):
-    """Return [(what a route standing at `start` still earns, cost it still pays, models it still asks)], every route."""
+    """Return [(what it still earns, what it still pays, models it still asks)] of every route at `start`."""
     children = [(*start, m) for m in range(num_models) if (*start, m) in outcomes]
     routes = []
     if not children or (allow_stop and start):

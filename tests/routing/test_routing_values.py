@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,17 @@ from hierrouter_jax.routing.scores import score_routes
 from hierrouter_jax.routing.values import optimal_actions, optimal_routes, optimal_values
 
 
+@partial(jax.jit, static_argnames="allow_stop")
+def solve(tree, *, cost_weight, allow_stop=True):
+    routes = optimal_routes(tree, cost_weight=cost_weight, allow_stop=allow_stop)
+    return (
+        optimal_values(tree, cost_weight=cost_weight, allow_stop=allow_stop),
+        optimal_actions(tree, cost_weight=cost_weight, allow_stop=allow_stop),
+        routes,
+        score_routes(tree, routes, cost_weight=cost_weight),
+    )
+
+
 @pytest.mark.parametrize("allow_stop", [True, False])
 @pytest.mark.parametrize(("num_models", "num_stages"), [(1, 3), (2, 3), (3, 2), (5, 1)])
 @settings(max_examples=10, deadline=None)
@@ -20,11 +33,9 @@ def test_values_and_routes_equal_enumeration_of_every_route(
     num_models, num_stages, allow_stop, seed, share_missing, cost_weight
 ):
     tree = random_tree(seed, num_queries=5, num_models=num_models, num_stages=num_stages, share_missing=share_missing)
-    weight = jnp.float32(cost_weight)
-    values = np.asarray(optimal_values(tree, cost_weight=weight, allow_stop=allow_stop))
-    actions = np.asarray(optimal_actions(tree, cost_weight=weight, allow_stop=allow_stop))
-    routes = optimal_routes(tree, cost_weight=weight, allow_stop=allow_stop)
-    np.testing.assert_allclose(score_routes(tree, routes, cost_weight=weight).utility, values[:, 0], atol=1e-5)
+    solution = solve(tree, cost_weight=jnp.float32(cost_weight), allow_stop=allow_stop)
+    values, actions, _, scores = jax.tree.map(np.asarray, solution)
+    np.testing.assert_allclose(scores.utility, values[:, 0], atol=1e-5)
     for query in range(tree.num_queries):
         outcomes = outcomes_of(tree, query)
         nodes = {node_of_path(num_models, path): path for path in outcomes}
@@ -43,7 +54,7 @@ def test_values_and_routes_equal_enumeration_of_every_route(
 
 def test_fixed_length_never_beats_stopping():
     tree = random_tree(31, num_queries=53, num_stages=3)
-    free, fixed = (optimal_values(tree, cost_weight=0.2, allow_stop=allow)[:, 0] for allow in (True, False))
+    free, fixed = (solve(tree, cost_weight=0.2, allow_stop=allow)[0][:, 0] for allow in (True, False))
     assert (free >= fixed).all()
     assert (free > fixed).any()
 
@@ -52,8 +63,7 @@ def test_equally_good_routes_are_decided_by_cost():
     tree = context_dependent_tree(num_queries=30)
     coarse = tree.replace(quality=jnp.round(random_tree(37, num_queries=30).quality * 2) / 2)
     for some in (tree, coarse):
-        routes = optimal_routes(some, cost_weight=0.0)
-        scores = score_routes(some, routes, cost_weight=0.0)
+        scores = jax.tree.map(np.asarray, solve(some, cost_weight=jnp.float32(0))[3])
         for query in range(some.num_queries):
             every = all_returns(outcomes_of(some, query), 3, (), cost_weight=0.0, allow_stop=True)
             best = max(earned for earned, _, _ in every)
@@ -65,7 +75,7 @@ def test_equally_good_routes_are_decided_by_cost():
 def test_stopping_wins_a_complete_tie():
     tree = random_tree(41)
     tree = tree.replace(quality=jnp.full_like(tree.quality, 0.5), step_cost=jnp.zeros_like(tree.step_cost))
-    routes = optimal_routes(tree, cost_weight=0.7)
+    routes = solve(tree, cost_weight=0.7)[2]
     np.testing.assert_array_equal(routes.actions, np.tile([0, 3], (7, 1)))
 
 

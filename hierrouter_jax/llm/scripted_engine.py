@@ -76,7 +76,8 @@ class ScriptedEngine:
         """Answer the requests one by one."""
         self.num_calls += 1
         for index, request in enumerate(requests):
-            time.sleep(self._delay_s)
+            if self._delay_s > 0:
+                time.sleep(self._delay_s)
             self.requests.append(request)
             yield index, self._answer(request)
 

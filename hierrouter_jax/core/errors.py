@@ -37,6 +37,10 @@ class StorageError(HierRouterError):
     """Writing failed: the disk is full, or the place cannot be written."""
 
 
+class SandboxError(HierRouterError):
+    """Generated code cannot be run behind walls on this system."""
+
+
 def raise_all(error: type[HierRouterError], heading: str, problems: Sequence[str]) -> None:
     """Raise one `error` that lists every problem, or return when there is none."""
     if problems:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hierrouter_jax.core.errors import DataError, raise_all
-from hierrouter_jax.tasks.task_row import LETTERS, TaskRow
 from hierrouter_jax.tasks.task_files import field_problems, quiet_datasets, row_from_fields
+from hierrouter_jax.tasks.task_row import LETTERS, TaskRow
 
 Fields = dict[str, Any]
 
@@ -50,7 +50,9 @@ def rows_from_columns(repo: str, split: str, records: list[Mapping[str, Any]]) -
         problems.extend(f"row {index}: {problem}" for problem in found)
         if not found:
             rows.append(row_from_fields(fields))
-    raise_all(DataError, f"{repo}, split {split}: rows cannot be used; the dataset's columns may have changed:", problems)
+    raise_all(
+        DataError, f"{repo}, split {split}: rows cannot be used; the dataset's columns may have changed:", problems
+    )
     return rows
 
 
@@ -149,7 +151,5 @@ HUB_TASKS: dict[str, HubTask] = {
     "openai/openai_humaneval": HubTask(
         task="humaneval", config=None, train_splits=(), test_split="test", to_fields=_humaneval
     ),
-    "openai/gsm8k": HubTask(
-        task="gsm8k", config="main", train_splits=("train",), test_split="test", to_fields=_gsm8k
-    ),
+    "openai/gsm8k": HubTask(task="gsm8k", config="main", train_splits=("train",), test_split="test", to_fields=_gsm8k),
 }

@@ -61,7 +61,9 @@ def _continuations(question: str, piece: str) -> Iterator[str]:
     """Yield the question followed by a function body, its indentation as it is, then as it may have been meant."""
     bodies = (piece, "    " + piece.lstrip(), textwrap.indent(textwrap.dedent(piece), "    "))
     for body in bodies:
-        program = _longest_parsable(question.rstrip("\n") + "\n" + body.lstrip("\n"), min_lines=question.count("\n") + 1)
+        program = _longest_parsable(
+            question.rstrip("\n") + "\n" + body.lstrip("\n"), min_lines=question.count("\n") + 1
+        )
         if program is not None:
             yield program
 

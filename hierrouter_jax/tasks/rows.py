@@ -131,7 +131,9 @@ def _split_task(
     num_train = len(train) - config.num_validation if config.num_train is None else config.num_train
     num_test = len(test) if config.num_test is None else config.num_test
     if num_train < 0 or num_train + config.num_validation > len(train):
-        problems.append(f"{name}: {num_train} train and {config.num_validation} validation rows asked, {len(train)} there")
+        problems.append(
+            f"{name}: {num_train} train and {config.num_validation} validation rows asked, {len(train)} there"
+        )
     if num_test > len(test):
         problems.append(f"{name}: {num_test} test rows asked, {len(test)} there")
     ranked = rank_rows(train, seed=config.seed)
@@ -168,7 +170,9 @@ def _both_sides(source: str | Path, train_share: float) -> tuple[list[TaskRow], 
         test = read_task_file(source)
     if train is None:
         shares = [(row, _hash_share(row.id, 0)[0]) for row in test]  # seed 0: the sides outlive every experiment's seed
-        return [row for row, share in shares if share < train_share], [row for row, share in shares if share >= train_share]
+        return [row for row, share in shares if share < train_share], [
+            row for row, share in shares if share >= train_share
+        ]
     both = sorted({row.id for row in train} & {row.id for row in test})
     raise_all(DataError, f"{source}: no row may be in train and in test, but these ids are in both:", both)
     return train, test

@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import hierrouter_jax
-from hierrouter_jax.core.errors import ConfigError, DataError
+from hierrouter_jax.core.errors import ConfigError, DataError, SandboxError
 
 Status = Literal["passed", "failed", "error", "timeout", "crashed"]
 
@@ -110,10 +110,10 @@ def run_program(
 
     `support` is trusted source that the tests may use (the helpers a question defines). `without_walls` leaves walls
     out by name, to see what the others hold. Raises `DataError` when the tests themselves cannot be run, and
-    `RuntimeError` when the sandbox cannot be set up.
+    `SandboxError` when the sandbox cannot be set up.
     """
     if os.name != "posix":
-        raise RuntimeError("Generated code runs on Linux and macOS only: this system has no process limits.")
+        raise SandboxError("Generated code runs on Linux and macOS only: this system has no process limits.")
     nonce = secrets.token_hex(16)
     scratch = tempfile.mkdtemp(prefix="hierrouter-sandbox-")
     try:
@@ -171,7 +171,7 @@ def _result(raw: bytes, errors: str, nonce: str) -> SandboxResult:
         raise RuntimeError("The verdict of the sandbox belongs to another run.")
     status, detail = verdict["status"], verdict["detail"]
     if status == "broken":
-        raise RuntimeError(f"The sandbox could not be set up: {detail}")
+        raise SandboxError(f"The sandbox must be set up before generated code runs, but that failed: {detail}.")
     if status == "unusable":
         raise DataError(f"The tests of this row cannot be run: {detail}. Mend or remove the row.")
     if status not in get_args(Status):

@@ -34,7 +34,7 @@ def read_dataset(path: Path) -> datasets.Dataset:
     records = _checked_records(path)
     with quiet_datasets() as datasets_module:
         text = datasets_module.Value("string")
-        columns = {name: text for name in (*_TEXT_FIELDS, "entry_point")}
+        columns = dict.fromkeys((*_TEXT_FIELDS, "entry_point"), text)
         lists = {name: datasets_module.List(text) for name in ("choices", "tests")}
         return datasets_module.Dataset.from_list(records, features=datasets_module.Features({**columns, **lists}))
 
@@ -77,7 +77,11 @@ def _answer_problems(record: Mapping[str, Any]) -> list[str]:
         letters = LETTERS[: len(choices)]
         if not 2 <= len(choices) <= len(LETTERS):
             return [f"there must be 2 to {len(LETTERS)} choices, but there are {len(choices)}"]
-        return [] if len(answer) == 1 and answer in letters else [f"answer must be one of {letters}, but is {answer!r:.60}"]
+        return (
+            []
+            if len(answer) == 1 and answer in letters
+            else [f"answer must be one of {letters}, but is {answer!r:.60}"]
+        )
     if tests:
         return [] if record.get("entry_point") else ["entry_point is missing: tests need the name they call"]
     if parse_number(answer) is None:

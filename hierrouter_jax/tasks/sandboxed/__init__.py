@@ -1,1 +1,1 @@
-"""The far side of the sandbox: code that runs in the judge's and in the candidate's interpreter. Standard library only."""
+"""The far side of the sandbox: what runs in the judge's and in the candidate's interpreter, standard library only."""

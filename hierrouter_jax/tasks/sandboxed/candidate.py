@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 from hierrouter_jax.tasks.sandboxed import walls
@@ -53,7 +54,7 @@ class Candidate:
             return target(*arguments, **named)
         if operation == "iterate":
             return [item for item, _ in zip(target, range(_MAX_ITEMS), strict=False)]
-        operations = {
+        operations: dict[str, Callable[..., object]] = {
             "getattr": getattr,
             "setattr": setattr,
             "getitem": lambda value, key: value[key],
@@ -67,13 +68,13 @@ class Candidate:
 
 
 def run_candidate(
-    program: str, settings: walls.WallSettings, entered: list[str], fds: tuple[int, int, int]
+    program: str, settings: walls.WallSettings, entered: list[str], user_id: int, fds: tuple[int, int, int]
 ) -> None:
     """Become the candidate; does not return. `fds` are requests to read, responses to write, output to write."""
     requests, responses, output = fds
     candidate = Candidate()
     try:
-        in_force = walls.close_in(settings, entered, keep_fds=(requests, responses), output_fd=output)
+        in_force = walls.close_in(settings, entered, user_id=user_id, keep_fds=(requests, responses), output_fd=output)
     except BaseException as error:
         write_frame(responses, {"broken": f"{type(error).__name__}: {error}"})
         os._exit(1)

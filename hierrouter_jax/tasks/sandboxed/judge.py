@@ -9,147 +9,22 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import os
-import select
+import resource
 import signal
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from hierrouter_jax.tasks.sandboxed import walls
 from hierrouter_jax.tasks.sandboxed.candidate import run_candidate
-from hierrouter_jax.tasks.sandboxed.values import FrameError, decode, encode, read_frame, write_frame
-
-
-class CandidateRaisedError(Exception):
-    """The candidate raised something that is not a standard exception."""
-
-
-class UnusableTestsError(Exception):
-    """The tests themselves cannot be run."""
+from hierrouter_jax.tasks.sandboxed.endings import kill_all
+from hierrouter_jax.tasks.sandboxed.remote import Channel, UnusableTestsError, as_exception
+from hierrouter_jax.tasks.sandboxed.values import FrameError, read_frame, write_frame
 
 
 class WallTimeError(BaseException):
     """The wall time is over. Not an Exception, so that no test catches it."""
-
-
-class Channel:
-    """The judge's end of the conversation, and of the candidate's output."""
-
-    def __init__(self, requests: int, responses: int, output: int, max_output_bytes: int) -> None:
-        """Take the descriptors; at most `max_output_bytes` of output are kept, the rest is thrown away."""
-        self.requests, self.responses, self.output_fd = requests, responses, output
-        self.output = bytearray()
-        self.max_output_bytes = max_output_bytes
-
-    def receive(self) -> dict[str, Any]:
-        """Return the candidate's next message."""
-        message = read_frame(self.responses, self._read)
-        if not isinstance(message, dict):
-            raise FrameError("not a message")
-        return message
-
-    def ask(self, operation: str, **details: object) -> Any:
-        """Return the value of one request; a standard exception is raised here under its own name."""
-        try:
-            write_frame(self.requests, {"operation": operation, **details})
-        except BrokenPipeError as error:
-            raise FrameError("the process ended") from error
-        message = self.receive()
-        if "raised" in message:
-            raise _as_exception(message["raised"])
-        return decode(message.get("value"), self.resolve)
-
-    def resolve(self, kind: str, number: int) -> object:
-        """Return the stand-in for an object that stayed with the candidate."""
-        if kind != "here":
-            raise FrameError("the answer names an object of the tests, which have handed none over")
-        return Remote(self, number)
-
-    def encode(self, value: object) -> object:
-        """Describe a value of the tests for the candidate."""
-        return encode(value, _describe)
-
-    def drain(self) -> None:
-        """Take what output is there, without waiting."""
-        while self.output_fd >= 0 and select.select([self.output_fd], [], [], 0)[0]:
-            self._take_output()
-
-    def _read(self, fd: int, size: int) -> bytes:
-        """Read from the candidate, taking its output meanwhile, so that a full pipe stops nobody."""
-        while True:
-            watched = [fd] if self.output_fd < 0 else [fd, self.output_fd]
-            ready = select.select(watched, [], [])[0]
-            if self.output_fd in ready:
-                self._take_output()
-            if fd in ready:
-                return os.read(fd, size)
-
-    def _take_output(self) -> None:
-        part = os.read(self.output_fd, 2**16)
-        if not part:
-            self.output_fd = -1
-        self.output += part[: max(self.max_output_bytes - len(self.output), 0)]
-
-
-class Remote:
-    """Stands for an object of the candidate's. It equals no plain value, whatever the object says of itself."""
-
-    def __init__(self, channel: Channel, number: int) -> None:
-        """Remember which object this is."""
-        object.__setattr__(self, "_remote", (channel, number))
-
-    def __call__(self, *arguments: object, **named: object) -> Any:
-        """Call the object in its own interpreter."""
-        channel, _ = self._remote
-        return _ask(
-            self,
-            "call",
-            arguments=[channel.encode(part) for part in arguments],
-            named={name: channel.encode(part) for name, part in named.items()},
-        )
-
-    def __getattr__(self, name: str) -> Any:
-        """Return the object's attribute."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _ask(self, "getattr", arguments=[name])
-
-    def __setattr__(self, name: str, value: object) -> None:
-        """Set the object's attribute."""
-        _ask(self, "setattr", arguments=[name, self._remote[0].encode(value)])
-
-    def __eq__(self, other: object) -> bool:
-        """Ask the candidate only where both sides are its own objects."""
-        if not isinstance(other, Remote):
-            return False
-        return _ask(self, "equal", arguments=[{"there": other._remote[1]}]) is True
-
-    __hash__ = object.__hash__
-
-    def __iter__(self) -> Any:
-        """Read an iterator of the candidate's to its end."""
-        return iter(_ask(self, "iterate"))
-
-    def __getitem__(self, key: object) -> Any:
-        """Return an item."""
-        return _ask(self, "getitem", arguments=[self._remote[0].encode(key)])
-
-    def __contains__(self, item: object) -> bool:
-        """Whether the object says that it holds the item."""
-        return _ask(self, "contains", arguments=[self._remote[0].encode(item)]) is True
-
-    def __len__(self) -> int:
-        """Return the object's length."""
-        return _ask(self, "len")
-
-    def __bool__(self) -> bool:
-        """Return the object's truth."""
-        return _ask(self, "bool") is True
-
-    def __str__(self) -> str:
-        """Return the object's text."""
-        return _ask(self, "str")
 
 
 def main() -> None:
@@ -162,12 +37,13 @@ def main() -> None:
     job = read_frame(0)
     settings = walls.WallSettings(**job["settings"])
     child, channel = _start_candidate(job["program"], settings)
+    _bound_own_memory(settings.memory_bytes)
     try:
         secret = read_frame(0)  # only now: the candidate was forked without it
         verdict = _judge(channel, secret, settings.wall_s)
     finally:
-        cpu_s = walls.kill_all(child)
-    if verdict["status"] == "crashed" and cpu_s >= settings.cpu_s:
+        cpu_s = kill_all(child, user_id=walls.candidate_user(os.getpid()))
+    if verdict["status"] == "crashed" and cpu_s >= 0.8 * settings.cpu_s:  # the kernel counts in ticks
         verdict.update(status="timeout", detail=f"more than {settings.cpu_s} s of CPU time")
     channel.drain()
     verdict["output"] = channel.output.decode("utf-8", "replace")
@@ -178,16 +54,24 @@ def _start_candidate(program: str, settings: walls.WallSettings) -> tuple[int, C
     """Fork the candidate behind its walls."""
     requests, responses, output = os.pipe(), os.pipe(), os.pipe()
     entered = walls.enter_namespaces(settings)
+    user_id = walls.candidate_user(os.getpid())
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         try:
-            run_candidate(program, settings, entered, (requests[0], responses[1], output[1]))
+            run_candidate(program, settings, entered, user_id, (requests[0], responses[1], output[1]))
         finally:
             os._exit(1)
     for fd in (requests[0], responses[1], output[1]):
         os.close(fd)
     return child, Channel(requests[1], responses[0], output[0], settings.max_output_bytes)
+
+
+def _bound_own_memory(memory_bytes: int) -> None:
+    """Let an answer that takes much room when it is built fail here, not fill the machine."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    with contextlib.suppress(ValueError, OSError):  # macOS has no working address-space limit
+        resource.setrlimit(resource.RLIMIT_AS, (2 * memory_bytes, hard))
 
 
 def _judge(channel: Channel, secret: dict[str, Any], wall_s: float) -> dict[str, Any]:
@@ -212,7 +96,7 @@ def _outcome(channel: Channel, opening: dict[str, Any], secret: dict[str, Any]) 
             return "broken", str(opening["broken"])
         loaded = channel.receive()
         if "raised" in loaded:
-            raise _as_exception(loaded["raised"])
+            raise as_exception(loaded["raised"])
         _run_tests(channel, secret)
     except WallTimeError:
         raise
@@ -259,32 +143,6 @@ def _free_names(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.Import | ast.ImportFrom):
             bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
     return {node.id for node in names} - bound
-
-
-def _ask(remote: Remote, operation: str, **details: object) -> Any:
-    channel, number = remote._remote
-    return channel.ask(operation, target=number, **details)
-
-
-def _describe(value: object) -> object:
-    """Describe an object of the tests that is not plain: one of the candidate's own goes back to it, an iterator whole."""
-    if isinstance(value, Remote):
-        return {"there": value._remote[1]}
-    if isinstance(value, Iterator):
-        return encode(list(value), _describe)
-    raise UnusableTestsError(f"the tests hand a {type(value).__name__} to the code under test; only plain values can be")
-
-
-def _as_exception(raised: Any) -> Exception:
-    """Return the exception that the candidate raised, where it is one of the standard ones."""
-    name, text = (str(part) for part in raised)
-    kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception):
-        try:
-            return kind(text)
-        except TypeError:  # UnicodeDecodeError and its like want more than a text
-            pass
-    return CandidateRaisedError(f"{name}: {text}")
 
 
 def _on_alarm(signum: int, frame: object) -> None:

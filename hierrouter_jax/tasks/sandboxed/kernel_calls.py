@@ -154,6 +154,8 @@ def landlock(readable: Iterable[str], writable: Iterable[str], devices: Iterable
             _check(_libc.syscall(_SYS_LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", access, fd), 0), f"landlock {path}")
             os.close(fd)
         return _libc.syscall(_SYS_LANDLOCK_RESTRICT, ruleset, 0) == 0
+    except OSError:
+        return False
     finally:
         os.close(ruleset)
 

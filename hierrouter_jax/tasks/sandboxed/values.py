@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-MAX_FRAME_BYTES = 16 * 2**20
+MAX_FRAME_BYTES = 4 * 2**20
 _MAX_PLAIN_INT = 2**512  # a longer one travels in hexadecimal: decimal digits take quadratic time
 
 Refer = Callable[[object], object]  # how an object that has no plain form is described

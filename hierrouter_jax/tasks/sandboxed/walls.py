@@ -16,11 +16,10 @@ The kernel interfaces are in `kernel_calls`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
-import signal
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from hierrouter_jax.tasks.sandboxed import kernel_calls as kernel
 _SYSTEM_FOLDERS = ("/usr", "/lib", "/lib32", "/lib64", "/nix/store")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 _NOBODY = 65534
-_MAX_CLEANUP_S = 3.0
+_FIRST_USER, _NUM_USERS = 60_000, 5_000  # a range that no distribution hands out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,24 +50,34 @@ def enter_namespaces(settings: WallSettings) -> list[str]:
     """Move the calling process, and so the child it forks next, into namespaces; return the walls this gives."""
     if not sys.platform.startswith("linux"):
         return []
-    kernel.set_dumpable(False)  # nobody of the same user reads the judge's memory or descriptors
     kernel.become_subreaper()  # orphans of the candidate come to the judge, which ends them
     entered: list[str] = []
     uid, gid = os.getuid(), os.getgid()
     if uid != 0 and "user_namespace" not in settings.without and kernel.unshare(kernel.CLONE_NEWUSER):
         kernel.map_user(uid, gid)
         entered.append("user_namespace")
+    kernel.set_dumpable(False)  # nobody of the same user reads the judge's memory or descriptors
     if uid != 0 and not entered:
         return entered
-    wanted = {"processes": kernel.CLONE_NEWPID, "network": kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC,
-              "root": kernel.CLONE_NEWNS}
+    wanted = {
+        "processes": kernel.CLONE_NEWPID,
+        "network": kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC,
+        "root": kernel.CLONE_NEWNS,
+    }
     for wall, flags in wanted.items():
         if wall not in settings.without and kernel.unshare(flags):
             entered.append(wall)
     return entered
 
 
-def close_in(settings: WallSettings, entered: Sequence[str], *, keep_fds: Sequence[int], output_fd: int) -> list[str]:
+def candidate_user(judge_pid: int) -> int:
+    """Return the user id of a judge's candidate: its own, because the process limit counts by user."""
+    return _FIRST_USER + judge_pid % _NUM_USERS
+
+
+def close_in(
+    settings: WallSettings, entered: Sequence[str], *, user_id: int, keep_fds: Sequence[int], output_fd: int
+) -> list[str]:
     """Put the calling process behind every wall that can be had; return their names. Cannot be undone."""
     os.setsid()
     _keep_only(keep_fds, output_fd)
@@ -78,70 +87,28 @@ def close_in(settings: WallSettings, entered: Sequence[str], *, keep_fds: Sequen
     if "root" in entered and _private_root(settings):
         scratch = "/scratch"
         in_force.append("root")
-    is_private = "root" in in_force
+    if sys.platform.startswith("linux"):
+        kernel.forbid_new_privileges()
+        # Before root is given up: Python's own folder may be closed to others, and the rules are made by opening it.
+        if "landlock" not in settings.without and kernel.landlock(_readable(), (scratch,), _DEVICES):
+            in_force.append("landlock")
     if os.getuid() == 0:
-        if not is_private:
+        if "root" not in in_force:
             _load_standard_modules()
-        in_force.append(_drop_user(settings.scratch if not is_private else scratch))
+        _drop_user(scratch, user_id)
+        in_force.append("user")
     elif "user_namespace" in entered:
         kernel.drop_capabilities()
     os.chdir(scratch)
     os.environ.update({"HOME": scratch, "TMPDIR": scratch})
     os.umask(0o077)
     if sys.platform.startswith("linux"):
-        kernel.forbid_new_privileges()
-        kernel.die_with_parent()
-        if "landlock" not in settings.without and kernel.landlock(_readable(), (scratch,), _DEVICES):
-            in_force.append("landlock")
+        kernel.die_with_parent()  # after the change of user, which would undo it
         if "seccomp" not in settings.without and kernel.deny_system_calls():
             in_force.append("seccomp")
     _set_limits(settings)
     in_force.append("rlimits")
     return in_force
-
-
-def kill_all(child: int) -> float:
-    """End the candidate and everything it started; return the CPU seconds that the candidate used."""
-    cpu_s = 0.0
-    _kill(-child)
-    _kill(child)
-    # The first process of a namespace takes all others with it. Without one, orphans arrive here, so end them until
-    # none is left; each round kills at least one generation.
-    deadline = time.monotonic() + _MAX_CLEANUP_S
-    while time.monotonic() < deadline:
-        try:
-            pid, _, used = os.wait4(-1, os.WNOHANG)
-        except ChildProcessError:
-            break
-        if pid == child:
-            cpu_s = used.ru_utime + used.ru_stime
-        if pid == 0:
-            for orphan in _children():
-                _kill(orphan)
-            time.sleep(0.002)
-    return cpu_s
-
-
-def _children() -> list[int]:
-    """Return the processes whose parent is this one."""
-    found = []
-    for entry in os.listdir("/proc") if os.path.isdir("/proc") else []:
-        if entry.isdigit():
-            try:
-                stat = Path("/proc", entry, "stat").read_text()
-            except OSError:
-                continue
-            if stat.rsplit(")", 1)[1].split()[1] == str(os.getpid()):
-                found.append(int(entry))
-    return found
-
-
-def _kill(pid: int) -> None:
-    """Kill a process, or with a negative number its group, if it is there."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except OSError:
-        pass
 
 
 def _keep_only(keep_fds: Sequence[int], output_fd: int) -> None:
@@ -158,10 +125,8 @@ def _keep_only(keep_fds: Sequence[int], output_fd: int) -> None:
 
 
 def _prefer_for_memory_kill() -> None:
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:
-        pass
 
 
 def _private_root(settings: WallSettings) -> bool:
@@ -211,9 +176,11 @@ def _load_standard_modules() -> None:
     """Import what small programs use while this user can still read it: Python may live in a private home folder."""
     if os.stat(os.path.realpath(os.__file__)).st_mode & 0o4 and _is_path_open(os.path.realpath(os.__file__)):
         return
-    names = ("_strptime bisect calendar cmath collections copy dataclasses datetime decimal enum fractions functools "
-             "heapq itertools json math numbers operator queue random re statistics string textwrap time typing "
-             "unicodedata hashlib base64 array struct ast traceback contextlib abc")
+    names = (
+        "_strptime bisect calendar cmath collections copy dataclasses datetime decimal enum fractions functools "
+        "heapq itertools json math numbers operator queue random re statistics string textwrap time typing "
+        "unicodedata hashlib base64 array struct ast traceback contextlib abc"
+    )
     for name in names.split():
         __import__(name)
 
@@ -223,16 +190,15 @@ def _is_path_open(path: str) -> bool:
     return all(os.stat(folder).st_mode & 0o1 for folder in Path(path).parents)
 
 
-def _drop_user(scratch: str) -> str:
+def _drop_user(scratch: str, user_id: int) -> None:
     """Give up root for a user id that nobody else has, and the scratch folder with it."""
-    uid = 60_000 + os.getppid() % 5_000 if os.getpid() == 1 else 60_000 + os.getpid() % 5_000
-    for candidate in (uid, _NOBODY):
+    for user in (user_id, _NOBODY):  # a container may know few user ids, but it knows nobody
         try:
-            os.chown(scratch, candidate, candidate)
+            os.chown(scratch, user, user)
             os.setgroups([])
-            os.setresgid(candidate, candidate, candidate)
-            os.setresuid(candidate, candidate, candidate)
-            return "user"
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+            return
         except OSError:
             continue
     raise PermissionError("root could not be given up, and generated code must not run as root")

@@ -63,7 +63,7 @@ def _read_split(repo: str, spec: HubTask, split: str) -> list[TaskRow]:
             dataset = datasets.load_dataset(repo, spec.config, split=split)
         except Exception as error:  # the hub client raises many kinds; each means that the rows are not to be had
             raise DataError(
-                f"The dataset {repo} (split {split}) could not be loaded from the hub: {type(error).__name__}: {error}. "
+                f"The dataset {repo} (split {split}) could not be loaded from the hub: {error}. "
                 "Check the connection, or give a folder of task files NAME.jsonl instead."
             ) from error
     return rows_from_columns(repo, split, list(dataset))

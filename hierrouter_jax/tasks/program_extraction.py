@@ -38,6 +38,18 @@ def question_helpers(row: TaskRow) -> str:
     return before + "\n\n\n" if before else ""
 
 
+def without_docstring(program: str, entry_point: str | None) -> str:
+    """Return the program without the entry point's docstring: where the question holds it, it is only length."""
+    tree = _parse(program)
+    for node in tree.body if tree is not None else []:
+        if isinstance(node, ast.FunctionDef) and node.name == entry_point and len(node.body) > 1:
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and first.end_lineno is not None:
+                lines = program.split("\n")
+                return "\n".join(lines[: first.lineno - 1] + lines[first.end_lineno :])
+    return program
+
+
 def code_blocks(text: str) -> list[str]:
     """Return the fenced blocks of a text, Python ones first; the last may be cut short."""
     found = [(match.group(1).lower(), match.group(2)) for match in _FENCE.finditer(text)]
@@ -60,10 +72,9 @@ def _candidates(row: TaskRow, text: str) -> Iterator[str]:
 def _continuations(question: str, piece: str) -> Iterator[str]:
     """Yield the question followed by a function body, its indentation as it is, then as it may have been meant."""
     bodies = (piece, "    " + piece.lstrip(), textwrap.indent(textwrap.dedent(piece), "    "))
+    header = question.rstrip("\n") + "\n"
     for body in bodies:
-        program = _longest_parsable(
-            question.rstrip("\n") + "\n" + body.lstrip("\n"), min_lines=question.count("\n") + 1
-        )
+        program = _longest_parsable(header + body.lstrip("\n"), min_lines=header.count("\n") + 1)
         if program is not None:
             yield program
 

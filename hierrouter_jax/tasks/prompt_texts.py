@@ -133,7 +133,7 @@ _MATHS = (
         draft="He reads 20 pages, so 200 - 20 = 180 pages are left. The answer is 180.",
     ),
     Example(
-        question="A rope of 36 metres is cut so that one part is twice as long as the other. How long is the short part?",
+        question="A rope of 36 metres is cut: one part is twice as long as the other. How long is the short part?",
         response="The rope is 3 short parts long. One short part is 36 / 3 = 12 metres. The answer is 12.",
         draft="The rope is 3 short parts long. One short part is 36 / 3 = 12 metres. The answer is 12.",
     ),
@@ -193,7 +193,6 @@ _CHOICE = FormTexts(
     plain_first="Question: {question}\n{options}\nAnswer:",
     plain_later="Question: {question}\n{options}\n{earlier}\nAnswer:",
     earlier_item="Earlier answer {number}: {answer}",
-    plain_stop=("\n",),
     max_new_tokens=1,
     examples=_SCIENCE,
 )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from hierrouter_jax.core.text import GenerationRequest, Message, ModelCard, Prompt
 from hierrouter_jax.tasks.extraction import extract_letter
-from hierrouter_jax.tasks.program_extraction import extract_program
+from hierrouter_jax.tasks.program_extraction import extract_program, without_docstring
 from hierrouter_jax.tasks.prompt_texts import LATEST_PROMPT_VERSION, Example, FormTexts, prompt_set
 from hierrouter_jax.tasks.task_row import LETTERS, TaskRow
 
@@ -64,7 +64,9 @@ def shown_answer(row: TaskRow, text: str) -> str:
         return text.strip() if letter is None else f"{letter}. {row.choices[LETTERS.index(letter)]}"
     if row.form in ("program", "completion"):
         program = extract_program(row, text)
-        return text.strip() if program is None else program.strip()
+        if program is None:
+            return text.strip()
+        return (without_docstring(program, row.entry_point) if row.form == "completion" else program).strip()
     return text.strip()
 
 

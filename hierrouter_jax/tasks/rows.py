@@ -127,7 +127,7 @@ def _hash_share(row_id: str, seed: int) -> tuple[float, str]:
 def _split_task(
     name: str, train: Sequence[TaskRow], test: Sequence[TaskRow], config: SplitConfig, problems: list[str]
 ) -> TaskSplits:
-    """Take train rows from the front of the ranking and validation rows from its end, so that neither moves the other."""
+    """Take train rows from the front of the ranking and validation rows from its end: neither size moves the other."""
     num_train = len(train) - config.num_validation if config.num_train is None else config.num_train
     num_test = len(test) if config.num_test is None else config.num_test
     if num_train < 0 or num_train + config.num_validation > len(train):
@@ -169,10 +169,9 @@ def _both_sides(source: str | Path, train_share: float) -> tuple[list[TaskRow], 
         train = read_task_file(train_path) if train_path.is_file() else None
         test = read_task_file(source)
     if train is None:
-        shares = [(row, _hash_share(row.id, 0)[0]) for row in test]  # seed 0: the sides outlive every experiment's seed
-        return [row for row, share in shares if share < train_share], [
-            row for row, share in shares if share >= train_share
-        ]
+        share = {row.id: _hash_share(row.id, 0)[0] for row in test}  # seed 0: the sides outlive every experiment's seed
+        train = [row for row in test if share[row.id] < train_share]
+        return train, [row for row in test if share[row.id] >= train_share]
     both = sorted({row.id for row in train} & {row.id for row in test})
     raise_all(DataError, f"{source}: no row may be in train and in test, but these ids are in both:", both)
     return train, test

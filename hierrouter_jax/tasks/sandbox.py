@@ -1,22 +1,25 @@
 """Runs generated Python against tests, in a sandbox.
 
-Two processes a run. The *judge* holds the tests; the *candidate*, forked before the judge reads them, holds the generated
-program behind walls (`sandboxed.walls`). Every value that the tests look at is built anew in the judge from plain
-data, so the verdict rests on what the program computes and on nothing else. "Passed" means that the tests ran to their
-end in the judge, which then returned the nonce of the run.
+Two processes a run. The *judge* holds the tests; the *candidate*, forked before the judge reads them, holds the
+generated program behind walls (`sandboxed.walls`). Every value that the tests look at is built anew in the judge from
+plain data, so the verdict rests on what the program computes and on nothing else. "Passed" means that the tests ran to
+their end in the judge, which then returned the nonce of the run.
 
 What is promised, on Linux with namespaces, Landlock or seccomp (`SandboxResult.walls` says which there were):
 - Passing cannot be forged by ending the process, patching asserts or builtins, `__eq__`, `atexit`, or looking for the
   tests or the nonce in memory: they are not in the candidate's process.
-- Endless loops, fork bombs, memory bombs and floods of output end at their limit and leave no process behind.
+- Endless loops, fork bombs and memory bombs end at their limit, and no process outlives its run. Output beyond a cap
+  is thrown away; it counts neither for an answer nor against it.
 - No file outside a scratch folder is written; only Python's and the system's libraries are read.
-- The environment is empty but for what Python needs. No socket reaches anything.
+- The environment is empty but for what Python needs. No socket can be opened.
+- The same program gets the same verdict: hash seed and `random` are seeded.
 
 What is not promised:
-- Protection from a hole in the kernel, or from timing: this keeps mistakes and mischief of small models in, and is not a
+- Protection from a hole in the kernel: this keeps the mistakes and the mischief of small models in, and is no
   fortress to run strangers' code in.
-- That tests see a change the candidate makes to an argument in place, hand it functions of their own, or catch an exception
-  class that it defines. Two objects of the candidate's own classes are equal when it says so.
+- That tests see a change the program makes to an argument in place, hand it functions of their own, or catch an
+  exception class that it defines. Two objects of the program's own classes are equal when it says so.
+- A bound on the sum of all files of the scratch folder where there are no mount namespaces: there it holds for each.
 - Any of the walls where the system grants none (macOS; a container that forbids all three): limits, time-outs and the
   verdict still hold; `SandboxResult.is_network_isolated` and `.is_file_isolated` are then False.
 """

@@ -22,7 +22,7 @@ from hierrouter_jax.tasks.task_row import TaskRow
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerScore:
-    """The score of one answer. `extracted` is the letter, number or program that was judged, None when none was found."""
+    """The score of one answer. `extracted` is the letter, number or program that was judged, None where none is."""
 
     quality: float
     is_parsed: bool

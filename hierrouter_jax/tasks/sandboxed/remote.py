@@ -160,11 +160,9 @@ def _ask(remote: Remote, operation: str, **details: object) -> Any:
 
 
 def _describe(value: object) -> object:
-    """Describe an object of the tests that is not plain: one of the candidate's own goes back to it, an iterator whole."""
+    """Describe an object of the tests that is not plain: the candidate's own by number, an iterator as a list."""
     if isinstance(value, Remote):
         return {"there": value._remote[1]}
     if isinstance(value, Iterator):
         return encode(list(value), _describe)
-    raise UnusableTestsError(
-        f"the tests hand a {type(value).__name__} to the code under test; only plain values can be"
-    )
+    raise UnusableTestsError(f"they hand a {type(value).__name__} to the code under test, but only plain values can be")

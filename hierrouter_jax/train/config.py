@@ -52,7 +52,7 @@ class PPOConfig:
             *_out_of_range(self, ("num_epochs", "num_minibatches"), low=1),
             *_out_of_range(self, ("learning_rate", "adam_epsilon", "clip_epsilon", "max_grad_norm"), low=0, is_open=True),
             *_out_of_range(self, ("value_coefficient", "entropy_coefficient"), low=0),
-            *_out_of_range(self, ("discount", "gae_lambda"), low=0, high=1),
+            *_out_of_range(self, ("discount", "gae_lambda"), low=0, high=1.0),
         ]
         if self.value_clip_epsilon is not None:
             problems += _out_of_range(self, ("value_clip_epsilon",), low=0, is_open=True)
@@ -97,7 +97,7 @@ class TrainConfig:
 
 
 def _out_of_range(
-    config: object, names: tuple[str, ...], *, low: float, high: float = math.inf, is_open: bool = False
+    config: object, names: tuple[str, ...], *, low: int, high: float = math.inf, is_open: bool = False
 ) -> list[str]:
     """Name the fields that are not finite numbers in [low, high], or in (low, high] where `is_open`."""
     problems = []

@@ -6,7 +6,7 @@ drives the same update.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from hierrouter_jax.train.ppo import make_update
 from hierrouter_jax.train.state import Environment, TrainOutput, TrainState, UpdateMetrics, make_train_state
 
 
+@runtime_checkable
 class TrainFn(Protocol):
     """A training run."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ from hierrouter_jax.train.config import PPOConfig
 from hierrouter_jax.train.state import Environment, TrainState, UpdateMetrics, count_up
 
 UpdateFn = Callable[[TrainState, Int[Array, " batch"], Environment], tuple[TrainState, UpdateMetrics]]
+T = TypeVar("T")
 _ADVANTAGE_EPSILON = 1e-8
 
 
@@ -257,7 +259,7 @@ def episode_metrics(
     return sum_over_devices(final.stage.sum().astype(jnp.uint32), axis_name), metrics
 
 
-def sum_over_devices(tree: Array, axis_name: str | None) -> Array:
+def sum_over_devices(tree: T, axis_name: str | None) -> T:
     """Sum every leaf over the devices of the axis; without an axis there is one device, and its sums stand."""
     if axis_name is None:
         return tree

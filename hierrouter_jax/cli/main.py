@@ -54,8 +54,8 @@ def _run_guarded(name: str, arguments: Sequence[str]) -> int:
     except HierRouterError as error:
         print_error(str(error))
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print_error("Interrupted. What was stored is whole; the same command goes on from there.", label="stopped")
+    except KeyboardInterrupt as interrupt:
+        print_error(str(interrupt) or "Interrupted; what was stored before is whole.", label="stopped")
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: nothing more is flushed to it
@@ -78,7 +78,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
             prog=f"hierrouter {name}",
             description=f"{COMMANDS[name]}.",
             args=list(arguments),
-            config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
         )
     )
 

@@ -6,9 +6,14 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hierrouter_jax.core.atomic_files import write_text_atomically
+
+if TYPE_CHECKING:
+    from hierrouter_jax.report.tables import Table
+
+MIN_COLUMNS = 100  # of a table that goes to a file or a pipe
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -16,6 +21,15 @@ def print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
+
+
+def print_table(table: Table) -> None:
+    """Draw a table on standard output."""
+    from rich.console import Console
+
+    from hierrouter_jax.report.tables import rich_table
+
+    Console(width=None if sys.stdout.isatty() else MIN_COLUMNS).print(rich_table(table))
 
 
 def print_error(message: str, *, label: str = "error") -> None:

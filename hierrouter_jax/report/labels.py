@@ -92,11 +92,11 @@ def _cost(box: Bbox, taken: Sequence[Bbox], obstacles: Float[np.ndarray, "point 
 
 
 def _draw(axes: Axes, label: PointLabel, box: Bbox, *, has_leader: bool) -> None:
-    centre = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
+    centre_x, centre_y = axes.transData.inverted().transform(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2))
     drawn = axes.annotate(
         label.text,
         xy=(label.x, label.y),
-        xytext=axes.transData.inverted().transform(centre),
+        xytext=(centre_x, centre_y),
         textcoords="data",
         ha="center",
         va="center",

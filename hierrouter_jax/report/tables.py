@@ -15,7 +15,12 @@ from rich.text import Text
 
 from hierrouter_jax.evaluate.results import Comparison, Difference, Interval, SystemResult, TaskResult
 
-SHOWN_NAMES = {"best_single": "best single", "one_shot": "one-shot", "knn": "kNN"}
+SHOWN_NAMES = {
+    "best_single": "best single",
+    "best_fixed_route": "best fixed route",
+    "one_shot": "one-shot",
+    "knn": "kNN",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

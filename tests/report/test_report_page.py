@@ -11,7 +11,8 @@ from comparisons import MODELS, TASKS, made_up_comparison
 
 from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.report.learning_curve import Curve
-from hierrouter_jax.report.page import RunReport, merged_comparison, report_page
+from hierrouter_jax.report.page import report_page
+from hierrouter_jax.report.run_figures import RunReport, merged_comparison
 from hierrouter_jax.report.tables import html_table, markdown_table, rich_table, system_table, task_table
 
 CURVE = Curve(name="w", updates=(1, 2, 3), sampled=(0.1, 0.2, 0.3))

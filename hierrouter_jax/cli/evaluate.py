@@ -1,0 +1,66 @@
+"""`hierrouter evaluate`: a run, or a tree alone, becomes a table of the router and all baselines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hierrouter_jax.cli.accelerator import keep_compiled_programs
+from hierrouter_jax.cli.output import print_table
+from hierrouter_jax.cli.packaged import SMALL_TREE, packaged_file
+from hierrouter_jax.collect.tree_file import load_tree
+from hierrouter_jax.core.errors import ConfigError
+from hierrouter_jax.costs import CostModel
+from hierrouter_jax.evaluate.evaluate_run import RESULTS_NAME, EvaluationConfig, evaluate_run, evaluate_tree
+from hierrouter_jax.evaluate.results import Comparison, save_comparison
+from hierrouter_jax.report.tables import system_table, task_table
+
+DEFAULT_COST_WEIGHT = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Options of `evaluate`."""
+
+    run_dir: Path | None = None
+    """The run whose router is evaluated, at its own cost weight; without it, the baselines alone."""
+    tree: Path | None = None
+    """Tree file with the queries; by default the packaged one."""
+    cost_weight: float | None = None
+    """For a tree alone: the quality one gives up for one call of the dearest model (0.1 unless given)."""
+    cost_model: CostModel = "base_rate"
+    """The unit in which hops cost; a run has its own, and must be given the same."""
+    json: Path | None = None
+    """Write the comparison there as JSON; a run's own is written to its results.json besides."""
+    config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
+    """Which queries, and how intervals are drawn."""
+
+
+def run(command: Command) -> None:
+    """Evaluate, print the tables, write the results."""
+    keep_compiled_programs()
+    comparison = _comparison(command)
+    print_comparison(comparison)
+    for path in (None if command.run_dir is None else command.run_dir / RESULTS_NAME, command.json):
+        if path is not None:
+            save_comparison(path, comparison)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print both tables of a comparison."""
+    print_table(system_table(comparison, is_compact=True))
+    print_table(task_table(comparison, is_compact=True))
+
+
+def _comparison(command: Command) -> Comparison:
+    path = packaged_file(SMALL_TREE) if command.tree is None else command.tree
+    tree_file = load_tree(path, cost_model=command.cost_model)
+    if command.run_dir is None:
+        cost_weight = DEFAULT_COST_WEIGHT if command.cost_weight is None else command.cost_weight
+        return evaluate_tree(tree_file, cost_weight=cost_weight, config=command.config)
+    if command.cost_weight is not None:
+        raise ConfigError("A run is evaluated at the cost weight it was trained for; leave --cost-weight out.")
+    return evaluate_run(command.run_dir, tree_file, command.config)

@@ -240,7 +240,7 @@ def test_rope_divisors_of_a_gguf_file_compute_the_scaling_that_hugging_face_stat
     config, rope = torch_model.config, torch_model.model.rotary_emb
     unscaled = config.rope_parameters["rope_theta"] ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
     divisors = (unscaled / rope.inv_freq.numpy()).astype(np.float32)
-    assert divisors.min() == pytest.approx(1) and divisors.max() == pytest.approx(7)
+    assert (divisors.min(), divisors.max()) == pytest.approx((1, 7))
     tensors = {**gguf_tensors(torch_model, "llama"), "rope_freqs.weight": divisors}
     metadata = gguf_metadata(torch_model, "llama")
     family = family_for_gguf(metadata)

@@ -1,0 +1,318 @@
+"""Generation and scoring: every row as if alone, whatever its batch; stops, budgets, number of programs."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hierrouter_jax.core.errors import ConfigError, DataError, PromptTooLongError
+from hierrouter_jax.core.text import GREEDY, Sampling
+from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, plan_batches, plan_reads, prompt_bucket, slot_bucket
+from hierrouter_jax.llm.config import DecoderConfig
+from hierrouter_jax.llm.decode_loop import decode_chunk, prefill
+from hierrouter_jax.llm.decoder import random_model
+from hierrouter_jax.llm.generation import generate_tokens, option_logprobs, score_continuations
+from hierrouter_jax.llm.likelihood import last_logprobs, span_logprobs
+
+CONFIG = DecoderConfig(
+    vocab_size=59,
+    num_layers=2,
+    embed_dim=23,
+    mlp_dim=31,
+    num_heads=6,
+    num_kv_heads=3,
+    head_dim=10,
+    context_window=307,
+    norm_eps=1e-6,
+    rope_base=1009.0,
+    sliding_window=13,
+    local_layers=(True, False),
+    embed_scale=31.0,  # embeddings start small; with this the model does not say one token for ever
+)
+MODEL = random_model(CONFIG, seed=3)
+LIMITS = BatchLimits(max_batch=4, max_prefill_tokens=128, chunk=5)
+LENGTHS = (3, 41, 1, 17, 67, 29, 5)
+BUDGETS = (11, 3, 29, 1, 23, 7, 13)
+SAMPLINGS = (
+    GREEDY,
+    Sampling(temperature=1.0, seed=3),
+    Sampling(temperature=1.7, top_k=7, seed=5),
+    GREEDY,
+    Sampling(temperature=0.9, top_p=0.8, seed=2**33),
+    Sampling(temperature=1.0, seed=3),
+    GREEDY,
+)
+
+
+def random_prompts(lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, CONFIG.vocab_size, length).tolist() for length in lengths]
+
+
+PROMPTS = random_prompts(LENGTHS)
+
+
+def generate(prompts=PROMPTS, budgets=BUDGETS, samplings=None, **kwargs):
+    samplings = [GREEDY] * len(prompts) if samplings is None else samplings
+    return generate_tokens(
+        MODEL, prompts, max_new_tokens=budgets, samplings=samplings, **{"limits": LIMITS, **kwargs}
+    )  # fmt: skip
+
+
+@jax.jit
+def padded_logits(tokens):
+    return MODEL.module()(tokens)[0]
+
+
+def greedy_by_full_forward(prompt, budget, stops=()):
+    """Read everything anew for every token: no cache, no batch, no loop on the device."""
+    ids, logprobs = list(prompt), []
+    while len(logprobs) < budget:
+        tokens = np.zeros((1, 128), np.int32)
+        tokens[0, : len(ids)] = ids
+        row = np.asarray(jax.nn.log_softmax(padded_logits(tokens)[0, len(ids) - 1]))
+        ids.append(int(row.argmax()))
+        logprobs.append(float(row.max()))
+        if ids[-1] in stops:
+            break
+    return ids[len(prompt) :], logprobs
+
+
+def test_greedy_tokens_are_those_of_repeated_full_forwards():
+    results = generate()
+    for prompt, budget, result in zip(PROMPTS, BUDGETS, results, strict=True):
+        ids, logprobs = greedy_by_full_forward(prompt, budget)
+        assert list(result.token_ids) == ids
+        np.testing.assert_allclose(result.logprobs, logprobs, atol=1e-4)
+        assert result.finish_reason == "length"
+    assert len({token for result in results for token in result.token_ids}) > 11  # not a model that repeats itself
+
+
+@pytest.mark.parametrize("samplings", [(GREEDY,) * 7, SAMPLINGS], ids=["greedy", "sampled"])
+def test_a_row_of_a_ragged_batch_equals_the_row_alone(samplings):
+    stops = (3, 31)
+    together = generate(samplings=samplings, stop_token_ids=stops)
+    for row in range(len(PROMPTS)):
+        [alone] = generate([PROMPTS[row]], [BUDGETS[row]], [samplings[row]], stop_token_ids=stops)
+        assert alone.token_ids == together[row].token_ids
+        assert alone.finish_reason == together[row].finish_reason
+        np.testing.assert_allclose(alone.logprobs, together[row].logprobs, atol=1e-4)
+
+
+def test_order_and_limits_change_no_row():
+    expected = generate(samplings=SAMPLINGS)
+    order = [5, 2, 0, 6, 1, 4, 3]
+    shuffled = generate_tokens(
+        MODEL,
+        [PROMPTS[row] for row in order],
+        max_new_tokens=[BUDGETS[row] for row in order],
+        samplings=[SAMPLINGS[row] for row in order],
+        limits=BatchLimits(max_batch=3, chunk=7, max_prefill_tokens=1),
+    )
+    assert [result.token_ids for result in shuffled] == [expected[row].token_ids for row in order]
+
+
+def test_sampled_rows_of_one_seed_and_prompt_agree_and_other_seeds_differ():
+    samplings = [Sampling(temperature=1.0, seed=seed) for seed in (7, 7, 8)]
+    first, again, other = generate([PROMPTS[0]] * 3, [23] * 3, samplings)
+    assert first.token_ids == again.token_ids != other.token_ids
+
+
+def test_a_stop_token_ends_its_row_and_no_other():
+    free = [result.token_ids for result in generate()]
+    stop = free[4][9]
+    stopped = generate(stop_token_ids=[stop])
+    assert stopped[4].finish_reason == "stop"
+    for ids, result in zip(free, stopped, strict=True):
+        expected = ids[: ids.index(stop) + 1] if stop in ids else ids
+        assert result.token_ids == expected
+        assert result.finish_reason == ("stop" if stop in ids else "length")
+        assert len(result.logprobs) == len(expected)
+
+
+@pytest.mark.parametrize("chunk", [2, 5, 32])
+def test_a_row_ends_at_the_token_that_completes_it_whatever_the_chunk(chunk):
+    free = [result.token_ids for result in generate()]
+    wanted = {0: 4, 2: 17, 4: 23}  # the number of tokens that completes a row; row 4's is its whole budget
+    asked = set()
+
+    def is_complete(row, new_ids):
+        asked.add(row)
+        assert tuple(new_ids) == free[row][: len(new_ids)]
+        return row in wanted and len(new_ids) >= wanted[row]
+
+    limits = BatchLimits(max_batch=4, chunk=chunk)
+    for row, result in enumerate(generate(is_complete=is_complete, limits=limits)):
+        assert result.token_ids == free[row][: wanted.get(row, BUDGETS[row])]
+        assert len(result.logprobs) == len(result.token_ids)
+        assert result.finish_reason == ("stop" if row in wanted else "length")
+    assert asked == set(range(len(PROMPTS)))
+
+
+def test_progress_counts_rows_up_to_all():
+    seen = []
+    generate(on_progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == len(PROMPTS)
+    assert len(seen) > 1
+
+
+def test_few_programs_serve_many_lengths():
+    limits = BatchLimits(max_batch=2, max_prefill_tokens=64, chunk=3)
+    before = prefill._cache_size(), decode_chunk._cache_size()
+    for lengths in ((7, 5), (31, 2), (1, 19), (23, 30)):
+        generate(random_prompts(lengths), [3, 40], limits=limits)
+        generate(random_prompts(lengths), [40, 3], limits=limits, stop_token_ids=range(3))
+    after = prefill._cache_size(), decode_chunk._cache_size()
+    # Prompts share one bucket (32) and caches another (128); two rows of 32 tokens are one program.
+    assert np.subtract(after, before).tolist() == [1, 1]
+
+
+def test_the_cache_is_updated_in_place():
+    state, _ = prefill(
+        MODEL, *_prefill_arguments(PROMPTS[:2], 32), np.full(8, -1, np.int32), num_slots=128, mode="greedy"
+    )  # fmt: skip
+    pointers = {x.unsafe_buffer_pointer() for x in (*state.cache.keys, *state.cache.values)}
+    old_keys = state.cache.keys[0]
+    state, _, _ = decode_chunk(MODEL, state, np.full(8, -1, np.int32), num_steps=4, mode="greedy")
+    assert old_keys.is_deleted()
+    assert {x.unsafe_buffer_pointer() for x in (*state.cache.keys, *state.cache.values)} == pointers
+
+
+def _prefill_arguments(prompts, num_tokens):
+    from hierrouter_jax.llm.batching import pad_tokens
+    from hierrouter_jax.llm.sampling import stack_samplings
+
+    tokens, lengths = pad_tokens([prompt[:num_tokens] for prompt in prompts], len(prompts), num_tokens)
+    return tokens, lengths, np.full(len(prompts), 11, np.int32), stack_samplings([GREEDY] * len(prompts))
+
+
+def expected_score(prompt, continuation):
+    tokens = np.zeros((1, 128), np.int32)
+    tokens[0, : len(prompt) + len(continuation)] = [*prompt, *continuation]
+    logprobs = jax.nn.log_softmax(padded_logits(tokens)[0], axis=-1)
+    return sum(float(logprobs[len(prompt) - 1 + i, token]) for i, token in enumerate(continuation))
+
+
+def test_scores_are_sums_of_log_probabilities_of_a_full_forward():
+    continuations = random_prompts((1, 4, 1, 2, 7, 1, 3), seed=5)
+    scores = score_continuations(MODEL, PROMPTS, continuations, limits=LIMITS)
+    expected = [expected_score(*pair) for pair in zip(PROMPTS, continuations, strict=True)]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_options_of_one_token_read_each_prompt_once(monkeypatch):
+    num_reads = []
+
+    def counted(model, tokens, lengths, wanted):
+        num_reads.append(int((lengths > 1).sum()))
+        return last_logprobs(model, tokens, lengths, wanted)
+
+    monkeypatch.setattr("hierrouter_jax.llm.likelihood.last_logprobs", counted)
+    prompts = [PROMPTS[1], PROMPTS[3], PROMPTS[1]]
+    options = [[[5], [7], [11]], [[2], [3]], [[13]]]
+    scores = option_logprobs(MODEL, prompts, options, limits=LIMITS)
+    assert sum(num_reads) == 2  # two distinct prompts
+    expected = [[expected_score(p, option) for option in row] for p, row in zip(prompts, options, strict=True)]
+    for row, expected_row in zip(scores, expected, strict=True):
+        np.testing.assert_allclose(row, expected_row, atol=1e-4)
+
+
+def test_options_of_mixed_lengths_are_ranked_together():
+    options = [[[5], [7, 11], [13, 17, 19]]]
+    [scores] = option_logprobs(MODEL, [PROMPTS[3]], options)
+    np.testing.assert_allclose(scores, [expected_score(PROMPTS[3], option) for option in options[0]], atol=1e-4)
+
+
+def test_scoring_compiles_few_programs():
+    before = last_logprobs._cache_size(), span_logprobs._cache_size()
+    for length in (3, 11, 29):
+        prompts = random_prompts((length, length + 1))
+        score_continuations(MODEL, prompts, [[1], [2]], limits=BatchLimits(max_batch=2))
+        score_continuations(MODEL, prompts, [[1, 2, 3], [4, 5]], limits=BatchLimits(max_batch=2))
+    after = last_logprobs._cache_size(), span_logprobs._cache_size()
+    assert np.subtract(after, before).max() <= 1
+
+
+def test_probabilities_of_all_options_sum_to_one():
+    [scores] = option_logprobs(MODEL, [PROMPTS[5]], [[[token] for token in range(CONFIG.vocab_size)]])
+    assert np.exp(scores).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_nothing_asked_is_nothing_answered():
+    assert generate([], []) == []
+    assert score_continuations(MODEL, [], []) == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "budgets", "error", "message"),
+    [
+        ([[1, 2], []], [3, 3], DataError, "prompt 1 has none"),
+        ([[1, 59]], [3], DataError, r"\[0, 59\)"),
+        ([[-1]], [3], DataError, r"\[0, 59\)"),
+        ([[1]], [0], ConfigError, "max_new_tokens must be >= 1"),
+        ([[1]], [1, 2], ConfigError, "one a prompt"),
+        ([[1] * 300], [8], PromptTooLongError, "context window of 307"),
+    ],
+)
+def test_prompts_that_cannot_be_continued_are_refused(prompts, budgets, error, message):
+    with pytest.raises(error, match=message):
+        generate(prompts, budgets)
+
+
+def test_continuations_that_cannot_be_scored_are_refused():
+    with pytest.raises(DataError, match="continuation 0 has none"):
+        score_continuations(MODEL, [[1]], [[]])
+    with pytest.raises(DataError, match=r"\[0, 59\)"):
+        score_continuations(MODEL, [[1]], [[60]])
+    with pytest.raises(ConfigError, match="one a prompt"):
+        score_continuations(MODEL, [[1]], [])
+
+
+def test_a_prompt_and_answer_may_fill_the_context_window():
+    [result] = generate(random_prompts((300,)), [7])
+    assert len(result.token_ids) == 7
+
+
+def test_buckets_hold_what_they_round_and_are_few():
+    for bucket, most in ((prompt_bucket, 29), (slot_bucket, 11), (batch_bucket, 13)):
+        sizes = [bucket(n) for n in range(1, 4097)]
+        assert all(size >= n for n, size in enumerate(sizes, start=1))
+        assert sizes == sorted(sizes)
+        assert len(set(sizes)) <= most
+        assert [bucket(size) for size in sizes] == sizes
+    assert [batch_bucket(n) for n in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
+    assert max(prompt_bucket(n) / n for n in range(64, 4097)) < 1.26
+
+
+def test_batches_hold_every_row_once_longest_first_within_memory():
+    lengths = np.random.default_rng(0).integers(1, 300, 53).tolist()
+    limits = BatchLimits(max_batch=8, max_cache_bytes=600_000)
+    batches = plan_batches(MODEL, lengths, limits)
+    assert sorted(itertools.chain(*batches)) == list(range(53))
+    row_bytes = 2 * 2 * 3 * 10 * 4
+    for batch in batches:
+        longest = max(lengths[row] for row in batch)
+        assert longest == lengths[batch[0]]
+        assert len(batch) * slot_bucket(longest) * row_bytes <= limits.max_cache_bytes
+    groups = plan_reads(lengths, BatchLimits(max_prefill_tokens=512, max_batch=4))
+    assert sorted(itertools.chain(*groups)) == list(range(53))
+    assert all(len(group) * prompt_bucket(lengths[group[0]]) <= 512 or len(group) == 1 for group in groups)
+
+
+@pytest.mark.parametrize("field", ["max_batch", "max_prefill_tokens", "max_cache_bytes", "chunk"])
+def test_limits_under_which_nothing_runs_are_refused(field):
+    with pytest.raises(ConfigError, match=field):
+        BatchLimits(**{field: 0})
+
+
+def test_dtype_of_tokens_does_not_matter():
+    [expected] = generate([PROMPTS[0]], [5])
+    [actual] = generate([np.asarray(PROMPTS[0]).tolist()], [5])
+    assert actual == expected
+    assert all(isinstance(token, int) for token in actual.token_ids)
+    assert jnp.isfinite(jnp.asarray(actual.logprobs)).all()

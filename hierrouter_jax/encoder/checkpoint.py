@@ -47,15 +47,20 @@ class Tokenizer(Protocol):
         ...
 
 
-def read_window(folder: Path, config: EncoderConfig) -> int:
-    """Return how many tokens the encoder takes at once, start and end included: what it was tuned with, if told.
-
-    Raises `WeightsError` when the folder asks for more than the mean over tokens and a norm of 1.
-    """
+def check_pooling(folder: Path) -> None:
+    """Raise `WeightsError` when the folder asks for more than the mean over tokens and a norm of 1."""
     raise_all(WeightsError, f"{folder} must hold an encoder that pools by the mean:", _pooling_problems(folder))
+
+
+def read_window(folder: Path, config: EncoderConfig) -> int:
+    """Return how many tokens the encoder takes at once, start and end included: what it was tuned with, if told."""
     tuned = folder / "sentence_bert_config.json"
     asked = read_json(tuned).get("max_seq_length") if tuned.is_file() else None
-    return config.window_tokens if asked is None else min(int(asked), config.window_tokens)
+    if asked is None:
+        return config.window_tokens
+    if not (isinstance(asked, int) and asked >= 3):
+        raise WeightsError(f"max_seq_length in {tuned} must be a whole number >= 3, but is {asked!r}.")
+    return min(asked, config.window_tokens)
 
 
 def load_tokenizer(folder: Path, config: EncoderConfig) -> Tokenizer:
@@ -111,10 +116,11 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of whole texts, without start and end tokens."""
+    """Return the token ids of whole texts, without start and end tokens; half surrogate pairs read as "?"."""
     if not texts:
         return []
-    encoded = tokenizer(list(texts), add_special_tokens=False, truncation=False, padding=False, verbose=False)
+    valid = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+    encoded = tokenizer(valid, add_special_tokens=False, truncation=False, padding=False, verbose=False)
     return encoded["input_ids"]
 
 

@@ -59,18 +59,17 @@ def bucket_of(num_tokens: int, window_tokens: int) -> int:
     return min(max(_SMALLEST_BUCKET, 1 << (num_tokens - 1).bit_length()), window_tokens)
 
 
-def mean_vectors(
-    segment_sums: Float[np.ndarray, "segment dim"],
-    segment_tokens: Int[np.ndarray, " segment"],
-    text_index: Int[np.ndarray, " segment"],
-    num_texts: int,
+def unit_vectors(
+    segment_sums: Float[np.ndarray, "segment dim"], text_index: Int[np.ndarray, " segment"], num_texts: int
 ) -> Float[np.ndarray, "text dim"]:
-    """Return the unit vector of every text from its segments' sums of token vectors and numbers of tokens."""
+    """Return the unit vector of every text from its segments' sums of token vectors.
+
+    The mean over a text's tokens has the direction of the sum, so the number of tokens is not needed.
+    """
     sums = np.zeros((num_texts, segment_sums.shape[1]), np.float64)
     np.add.at(sums, text_index, segment_sums)
-    means = sums / np.bincount(text_index, segment_tokens, minlength=num_texts)[:, None]
-    norms = np.linalg.norm(means, axis=1, keepdims=True)
-    return (means / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    return (sums / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
 
 
 def _padded(rows: Sequence[Sequence[int]], segment_index: np.ndarray, shape: tuple[int, int]) -> SegmentBatch:

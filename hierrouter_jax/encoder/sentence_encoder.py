@@ -21,6 +21,7 @@ from hierrouter_jax.core.configs import digest, read_json, to_json_dict
 from hierrouter_jax.core.errors import ConfigError, WeightsError
 from hierrouter_jax.encoder.checkpoint import (
     Tokenizer,
+    check_pooling,
     load_params,
     load_tokenizer,
     read_window,
@@ -28,7 +29,7 @@ from hierrouter_jax.encoder.checkpoint import (
     tokenizer_digest,
 )
 from hierrouter_jax.encoder.config import EncoderConfig, config_from_hf
-from hierrouter_jax.encoder.segments import SEGMENTING_VERSION, batch_segments, cut_segments, mean_vectors
+from hierrouter_jax.encoder.segments import SEGMENTING_VERSION, batch_segments, cut_segments, unit_vectors
 from hierrouter_jax.weights.readers import open_reader
 from hierrouter_jax.weights.sources import resolve
 
@@ -102,8 +103,7 @@ class SentenceEncoder:
         ]
         for segment_index, batch_sums in pending:
             sums[segment_index] = np.asarray(batch_sums)[: len(segment_index)]
-        num_tokens = np.array([len(segment) for segment in segments], np.int64)
-        return mean_vectors(sums, num_tokens, text_index, len(texts))
+        return unit_vectors(sums, text_index, len(texts))
 
     def _segments(self, texts: Sequence[str]) -> tuple[list[tuple[int, ...]], Int[np.ndarray, " segment"]]:
         """Return all segments of all texts, and the row of the text that each is cut from."""
@@ -133,6 +133,7 @@ def load_encoder(
     files = resolve(spec.source, cache_dir=cache_dir, sha256=spec.sha256, is_quiet=is_quiet)
     if files.is_gguf:
         raise WeightsError(f"An encoder must come as a folder with safetensors, but {spec.source} is a GGUF file.")
+    check_pooling(files.folder)
     config = config_from_hf(read_json(files.folder / "config.json"))
     window_tokens = read_window(files.folder, config) if spec.window_tokens is None else spec.window_tokens
     if window_tokens > config.window_tokens:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hierrouter_jax.encoder.segments import batch_segments, bucket_of, cut_segments, mean_vectors
+from hierrouter_jax.encoder.segments import batch_segments, bucket_of, cut_segments, unit_vectors
 
 
 @given(num_tokens=st.integers(0, 211), window_tokens=st.integers(3, 37))
@@ -38,16 +38,16 @@ def test_batches_hold_every_segment_once_in_few_shapes(lengths, tokens_per_batch
     assert set(shapes) <= {16, 32, 41}
 
 
-def test_mean_vectors_equal_a_loop_over_tokens():
+def test_unit_vectors_are_means_over_all_tokens():
     rng = np.random.default_rng(0)
-    lengths, text_index = np.array([5, 3, 7, 2, 11]), np.array([0, 0, 1, 2, 2])
+    lengths, text_index = (5, 3, 7, 2, 11), np.array([0, 0, 1, 2, 2])
     tokens = [rng.normal(size=(length, 13)).astype(np.float32) for length in lengths]
     sums = np.stack([rows.sum(axis=0) for rows in tokens])
-    received = mean_vectors(sums, lengths, text_index, 3)
+    received = unit_vectors(sums, text_index, 3)
     for text in range(3):
         mean = np.concatenate([rows for rows, owner in zip(tokens, text_index, strict=True) if owner == text]).mean(0)
         np.testing.assert_allclose(received[text], mean / np.linalg.norm(mean), rtol=1e-5, atol=1e-6)
 
 
 def test_a_vanishing_mean_is_no_nan():
-    assert np.isfinite(mean_vectors(np.zeros((1, 5), np.float32), np.array([3]), np.array([0]), 1)).all()
+    assert np.isfinite(unit_vectors(np.zeros((1, 5), np.float32), np.array([0]), 1)).all()

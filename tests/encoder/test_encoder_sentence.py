@@ -84,6 +84,12 @@ def test_no_texts_and_empty_texts(save_encoder, tmp_path):
     assert np.abs(vectors[0] - vectors[2]).max() > 1e-3
 
 
+def test_text_that_is_no_valid_unicode_is_encoded(save_encoder, tmp_path):
+    encoder = load(save_encoder("bert")[0], tmp_path)
+    broken, mended = encoder.encode(["W1 \ud800 W2", "W1 ? W2"])
+    np.testing.assert_array_equal(broken, mended)
+
+
 def test_digest_changes_with_weights_window_and_tokenizer_and_nothing_else(save_encoder, tmp_path):
     folder, _ = save_encoder("bert")
     first = load(folder, tmp_path).digest
@@ -108,6 +114,9 @@ def test_the_window_is_the_tuned_one_unless_told(save_encoder, tmp_path):
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 23, "do_lower_case": false}')
     assert load(folder, tmp_path, window_tokens=None).window_tokens == 23
     assert load(folder, tmp_path, window_tokens=7).window_tokens == 7
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": "long"}')
+    with pytest.raises(WeightsError, match=r"max_seq_length.*'long'"):
+        load(folder, tmp_path, window_tokens=None)
     with pytest.raises(ConfigError, match="window_tokens must be <= 29"):
         load(folder, tmp_path, window_tokens=30)
     with pytest.raises(ConfigError, match="window_tokens must be >= 3"):
@@ -127,7 +136,7 @@ def test_another_pooling_is_refused_by_name(save_encoder, tmp_path):
     modules = [{"type": "sentence_transformers.models.Pooling"}, {"type": "sentence_transformers.models.Dense"}]
     (folder / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(WeightsError, match=r"(?s)models\.Dense.*pooling_mode_cls_token"):
-        load(folder, tmp_path, window_tokens=None)
+        load(folder, tmp_path)
 
 
 def test_a_folder_without_tokenizer_is_refused(save_encoder, tmp_path):

@@ -17,10 +17,14 @@ from hierrouter_jax.tasks.task_row import TaskRow
 
 RELATIVE_TOLERANCE = Fraction(1, 10**6)
 
+# A comma is part of a number only where it groups thousands: "3, 4" and "3,4" are two numbers.
+_WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
+_FRACTION = r"\\d?t?frac\{\s*-?[\d,.]+\s*\}\{\s*[\d,.]+\s*\}"
 _NUMBER = re.compile(
     r"(?P<sign>-?)\s*(?:\\?[$€£])?\s*"
-    r"(?P<body>\\d?t?frac\{\s*-?[\d,.]+\s*\}\{\s*[\d,.]+\s*\}|\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d{1,3})?(?:\s*/\s*\d[\d,]*)?|\.\d+)"
+    rf"(?P<body>{_FRACTION}|{_WHOLE}(?:\.\d+)?(?:[eE][+-]?\d{{1,3}}(?!\w))?(?:\s*/\s*{_WHOLE})?|\.\d+)"
 )
+_OPERAND = re.compile(r"(?:[\d)\]}%]|(?<![A-Za-z])[A-Za-z])$")  # a number, a bracket, a variable; not a word
 _ANSWER_IS = re.compile(r"answer(?:\s+is|\s*:)\s*:?", re.IGNORECASE)
 _MIXED = re.compile(r"(?<![\d.,/])(\d+)\s+(\d+)\s*/\s*(\d+)")
 
@@ -99,8 +103,8 @@ def _numbers(text: str) -> list[str]:
     for match in _NUMBER.finditer(text):
         before = text[: match.start()].rstrip(" ")
         # "7-4" and "7 - 4" subtract: a minus is a sign only where no operand stands before it.
-        is_sign = match.group("sign") and not re.search(r"[\w)\]}%]$", before)
-        body = re.sub(r"\s+", "", match.group("body")).rstrip(",")
+        is_sign = match.group("sign") and not _OPERAND.search(before)
+        body = re.sub(r"\s+", "", match.group("body"))
         found.append(("-" if is_sign else "") + body)
     return found
 

@@ -73,10 +73,9 @@ def _continuations(question: str, piece: str) -> Iterator[str]:
     """Yield the question followed by a function body, its indentation as it is, then as it may have been meant."""
     bodies = (piece, "    " + piece.lstrip(), textwrap.indent(textwrap.dedent(piece), "    "))
     header = question.rstrip("\n") + "\n"
-    for body in bodies:
-        program = _longest_parsable(header + body.lstrip("\n"), min_lines=header.count("\n") + 1)
-        if program is not None:
-            yield program
+    programs = [_longest_parsable(header + body.lstrip("\n"), min_lines=header.count("\n") + 1) for body in bodies]
+    # The reading that loses the fewest lines is the one that was meant; sorting is stable.
+    yield from sorted((program for program in programs if program is not None), key=lambda text: -text.count("\n"))
 
 
 def _from_first_code_line(text: str) -> str:
@@ -101,7 +100,9 @@ def _parse(source: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():  # the candidate's own "invalid escape sequence" is not ours to report
             warnings.simplefilter("ignore")
-            return ast.parse(source)
+            tree = ast.parse(source)
+            compile(tree, "<answer>", "exec", dont_inherit=True)  # finds what parsing does not: a return outside a function
+            return tree
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None
 

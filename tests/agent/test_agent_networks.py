@@ -1,0 +1,137 @@
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from synthetic_routers import random_params
+
+from hierrouter_jax.agent.networks import RouterNetConfig, apply_router, init_router
+from hierrouter_jax.core.configs import from_json_dict, to_json_dict
+from hierrouter_jax.core.errors import ConfigError
+from hierrouter_jax.routing.mdp import Observation
+
+DIM, NUM_MODELS, NUM_STAGES = 13, 3, 2
+SMALL = RouterNetConfig(hidden_sizes=(11, 7), stage_embed_dim=5)
+
+
+@partial(jax.jit, static_argnums=0)
+def make_from_key(config, key):
+    return init_router(config, context_dim=DIM, num_models=NUM_MODELS, num_stages=NUM_STAGES, key=key)
+
+
+def make(config=SMALL, seed=0):
+    return make_from_key(config, jax.random.key(seed))
+
+
+def observation(seed=0, *, stage=1, cum_cost=0.7):
+    context = np.random.default_rng(seed).normal(size=DIM)
+    return Observation(
+        context=jnp.asarray(context / np.linalg.norm(context), jnp.float32),
+        stage=jnp.asarray(stage, jnp.int32),
+        cum_cost=jnp.asarray(cum_cost, jnp.float32),
+        legal=jnp.ones(NUM_MODELS + 1, bool),
+    )
+
+
+def random_weights(config=SMALL):
+    return random_params(config, context_dim=DIM, num_models=NUM_MODELS, num_stages=NUM_STAGES)
+
+
+def numpy_torso(config, weights, features):
+    for name in [f"layer_{index}" for index in range(len(config.hidden_sizes))]:
+        features = features @ weights["linears"][name]["kernel"] + weights["linears"][name]["bias"]
+        if config.norm == "layer":
+            features = (features - features.mean()) / np.sqrt(features.var() + 1e-6)
+            features = features * weights["norms"][name]["scale"] + weights["norms"][name]["bias"]
+        elif config.norm == "rms":
+            features = features / np.sqrt((features**2).mean() + 1e-6) * weights["norms"][name]["scale"]
+        features = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}[config.activation](features)
+    return features
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"norm": "rms", "activation": "relu"},
+        {"norm": "none"},
+        {"is_torso_shared": True},
+        {"hidden_sizes": ()},
+        {"hidden_sizes": (17,), "is_torso_shared": True, "norm": "rms"},
+    ],
+    ids=str,
+)
+def test_the_forward_pass_equals_numpy(changes):
+    config = dataclasses.replace(SMALL, **changes)
+    params, seen = random_weights(config), observation()
+    weights = jax.tree.map(np.asarray, params.weights)
+    inputs = np.concatenate(
+        [
+            np.asarray(seen.context) * np.sqrt(DIM),
+            weights["stage_embedding"]["embedding"][1],
+            [0.7, np.log(1.7)],
+        ]
+    )
+    no_layers = {"linears": {}, "norms": {}}
+    policy = numpy_torso(config, weights.get("policy_torso", no_layers), inputs)
+    value = policy if config.is_torso_shared else numpy_torso(config, weights.get("value_torso", no_layers), inputs)
+    output = apply_router(params, seen)
+    logits = policy @ weights["policy_head"]["kernel"] + weights["policy_head"]["bias"]
+    np.testing.assert_allclose(output.logits, logits, rtol=1e-4, atol=1e-5)
+    expected_value = value @ weights["value_head"]["kernel"] + weights["value_head"]["bias"]
+    np.testing.assert_allclose(output.value, expected_value[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_fresh_router_is_nearly_indifferent_and_orthogonal():
+    params = make()
+    probabilities = jax.nn.softmax(apply_router(params, observation()).logits)
+    np.testing.assert_allclose(probabilities, np.full(NUM_MODELS + 1, 0.25), atol=0.02)
+    kernel = params.weights["policy_torso"]["linears"]["layer_1"]["kernel"]
+    np.testing.assert_allclose(kernel.T @ kernel, 2 * np.eye(7), atol=1e-4)
+
+
+def test_every_stage_has_an_embedding_of_its_own():
+    params = random_weights()
+    values = [float(apply_router(params, observation(stage=stage)).value) for stage in range(NUM_STAGES + 1)]
+    assert len(set(values)) == NUM_STAGES + 1
+
+
+def test_keys_decide_the_weights_and_the_architecture_is_one():
+    first, again, other = make(seed=0), make(seed=0), make(seed=1)
+    assert jax.tree.structure(first) == jax.tree.structure(other)  # nothing of the key in the static part: no retrace
+    assert all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), first, again)))
+    heads = [params.weights["policy_head"]["kernel"] for params in (first, other)]
+    assert (heads[0] != heads[1]).any()
+    assert jax.tree.structure(random_weights(RouterNetConfig(hidden_sizes=(11,)))) != jax.tree.structure(first)
+
+
+def test_routers_are_made_and_applied_under_vmap():
+    keys = jax.random.split(jax.random.key(3), 5)
+    population = jax.vmap(partial(make_from_key, SMALL))(keys)
+    values = jax.vmap(apply_router, in_axes=(0, None))(population, observation()).value
+    apart = [float(apply_router(make_from_key(SMALL, key), observation()).value) for key in keys]
+    np.testing.assert_allclose(values, apart, rtol=1e-4, atol=1e-5)
+    assert len(set(apart)) == 5
+
+
+def test_every_weight_has_a_gradient():
+    def loss(params):
+        output = apply_router(params, observation())
+        return output.logits[0] + output.value
+
+    gradients = jax.grad(loss)(random_weights())
+    assert all(bool((leaf != 0).any()) for leaf in jax.tree.leaves(gradients))
+
+
+def test_configs_go_to_json_and_back():
+    assert from_json_dict(RouterNetConfig, to_json_dict(SMALL)) == SMALL
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"hidden_sizes": (8, 0)}, "hidden_sizes"), ({"stage_embed_dim": 0}, "stage_embed_dim")]
+)
+def test_sizes_of_no_network_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        RouterNetConfig(**changes)

@@ -21,6 +21,7 @@ from hierrouter_jax.report.themes import LIGHT, Theme, make_axes, set_words
 MAX_ROUTES_SHOWN = 8
 OTHER = "other routes"
 ALL_TASKS = "all tasks"
+HATCH_LINEWIDTH_PT = 2.2
 HATCHES = {1: "", 2: "///", 3: "xxx"}
 
 
@@ -72,9 +73,10 @@ def _draw_row(
     for route in routes:
         width = 100 * (max(0.0, 1 - named) if route == OTHER else mix.get(route, 0.0))
         fill = _fill(route, model_names, theme)
-        axes.barh(
+        striped = axes.barh(
             row, width, left=left, height=0.72, facecolor=fill.face, hatch=fill.hatch, edgecolor=fill.stripe, lw=0
         )
+        striped[0].set_hatch_linewidth(HATCH_LINEWIDTH_PT)
         axes.barh(row, width, left=left, height=0.72, fill=False, edgecolor=theme.background, lw=1.2)
         if width >= 9:
             _draw_share(axes, left + width / 2, row, width, theme)
@@ -102,4 +104,6 @@ def _hue(model: str, model_names: Sequence[str], theme: Theme) -> str:
 
 def _patch(route: str, model_names: Sequence[str], theme: Theme) -> Patch:
     fill = _fill(route, model_names, theme)
-    return Patch(facecolor=fill.face, edgecolor=fill.stripe, hatch=fill.hatch, lw=0, label=route)
+    patch = Patch(facecolor=fill.face, edgecolor=fill.stripe, hatch=fill.hatch, lw=0, label=route)
+    patch.set_hatch_linewidth(HATCH_LINEWIDTH_PT)
+    return patch

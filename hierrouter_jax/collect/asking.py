@@ -36,14 +36,18 @@ def encode_request(engine: TextEngine, request: GenerationRequest) -> AskedReque
 
 
 def answer_requests(
-    engine: TextEngine, store: ResponseStore, requests: Sequence[GenerationRequest], *, chunk_size: int | None = None
+    engine: TextEngine,
+    store: ResponseStore,
+    requests: Sequence[GenerationRequest],
+    *,
+    chunk_size: int = DEFAULT_CHUNK_SIZE,
 ) -> list[Response]:
     """Answer requests in their order, through the store. Equal requests are asked once."""
     asked = [encode_request(engine, request) for request in requests]
     by_key = {one.key: one for one in asked}
     responses = store.get_many(by_key)
     missing = {key: one for key, one in by_key.items() if key not in responses}
-    responses |= generate_missing(engine, store, missing, chunk_size=chunk_size or DEFAULT_CHUNK_SIZE)
+    responses |= generate_missing(engine, store, missing, chunk_size=chunk_size)
     return [responses[one.key] for one in asked]
 
 

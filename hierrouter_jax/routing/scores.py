@@ -52,10 +52,27 @@ def score_routes(tree: RouteTree, routes: RouteBatch, *, cost_weight: Float[Arra
         )
     if not isinstance(cost_weight, jax.core.Tracer):
         check_cost_weight(float(jnp.asarray(cost_weight)))
-    nodes, is_possible = _walk(tree, routes.actions)
+    scores, is_possible = _score(tree, routes, cost_weight)
     if not isinstance(is_possible, jax.core.Tracer):
         _refuse_impossible(routes, is_possible)
-    return _score(tree, routes, nodes, is_possible, cost_weight)
+    return scores
+
+
+@jax.jit
+def _score(
+    tree: RouteTree, routes: RouteBatch, cost_weight: Float[ArrayLike, ""]
+) -> tuple[RouteScores, Bool[Array, " query"]]:
+    """Return the scores, NaN where the route is impossible, and which routes are possible."""
+    nodes, is_possible = _walk(tree, routes.actions)
+    queries = jnp.arange(tree.num_queries)
+    is_hop = routes.actions != tree.stop
+    cost = jnp.where(is_hop, tree.step_cost[queries[:, None], nodes], 0.0).sum(axis=1)
+    cost = jnp.where(is_possible, cost, jnp.nan)
+    quality = jnp.where(is_possible, tree.quality[queries, nodes[:, -1]], jnp.nan)
+    scores = RouteScores(
+        quality=quality, cost=cost, utility=quality - cost_weight * cost, num_hops=is_hop.sum(axis=1, dtype=jnp.int32)
+    )
+    return scores, is_possible
 
 
 def _walk(
@@ -79,23 +96,6 @@ def _walk(
         is_possible &= tree.valid[queries, node]
         nodes.append(node)
     return jnp.stack(nodes, axis=1), is_possible
-
-
-def _score(
-    tree: RouteTree,
-    routes: RouteBatch,
-    nodes: Int[Array, "query stage"],
-    is_possible: Bool[Array, " query"],
-    cost_weight: Float[ArrayLike, ""],
-) -> RouteScores:
-    queries = jnp.arange(tree.num_queries)
-    is_hop = routes.actions != tree.stop
-    cost = jnp.where(is_hop, tree.step_cost[queries[:, None], nodes], 0.0).sum(axis=1)
-    cost = jnp.where(is_possible, cost, jnp.nan)
-    quality = jnp.where(is_possible, tree.quality[queries, nodes[:, -1]], jnp.nan)
-    return RouteScores(
-        quality=quality, cost=cost, utility=quality - cost_weight * cost, num_hops=is_hop.sum(axis=1, dtype=jnp.int32)
-    )
 
 
 def _refuse_impossible(routes: RouteBatch, is_possible: Bool[Array, " query"]) -> None:

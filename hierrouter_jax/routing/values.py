@@ -8,6 +8,9 @@ the lowest model index: with cost_weight 0 the optimal route is the cheapest of 
 
 from __future__ import annotations
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
@@ -15,6 +18,7 @@ from hierrouter_jax.routing.route_tree import ROOT, RouteTree, stage_slice
 from hierrouter_jax.routing.scores import RouteBatch
 
 
+@partial(jax.jit, static_argnames="allow_stop")
 def optimal_values(
     tree: RouteTree, *, cost_weight: Float[ArrayLike, ""], allow_stop: bool = True
 ) -> Float[Array, "query node"]:
@@ -22,6 +26,7 @@ def optimal_values(
     return _backward_induction(tree, cost_weight, allow_stop)[0]
 
 
+@partial(jax.jit, static_argnames="allow_stop")
 def optimal_actions(
     tree: RouteTree, *, cost_weight: Float[ArrayLike, ""], allow_stop: bool = True
 ) -> Int[Array, "query node"]:
@@ -29,6 +34,7 @@ def optimal_actions(
     return _backward_induction(tree, cost_weight, allow_stop)[1]
 
 
+@partial(jax.jit, static_argnames="allow_stop")
 def optimal_routes(tree: RouteTree, *, cost_weight: Float[ArrayLike, ""], allow_stop: bool = True) -> RouteBatch:
     """Return the best route of every query."""
     best = optimal_actions(tree, cost_weight=cost_weight, allow_stop=allow_stop)

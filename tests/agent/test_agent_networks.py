@@ -108,10 +108,11 @@ def test_keys_decide_the_weights_and_the_architecture_is_one():
 
 
 def test_routers_are_made_and_applied_under_vmap():
+    linear = dataclasses.replace(SMALL, hidden_sizes=())
     keys = jax.random.split(jax.random.key(3), 5)
-    population = jax.vmap(partial(make_from_key, SMALL))(keys)
+    population = jax.vmap(partial(make_from_key, linear))(keys)
     values = jax.vmap(apply_router, in_axes=(0, None))(population, observation()).value
-    apart = [float(apply_router(make_from_key(SMALL, key), observation()).value) for key in keys]
+    apart = [float(apply_router(make_from_key(linear, key), observation()).value) for key in keys]
     np.testing.assert_allclose(values, apart, rtol=1e-4, atol=1e-5)
     assert len(set(apart)) == 5
 

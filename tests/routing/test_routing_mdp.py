@@ -27,7 +27,7 @@ def step_all(tree, states, actions, *, cost_weight, allow_stop):
 
 @pytest.mark.parametrize("allow_stop", [True, False])
 @pytest.mark.parametrize(("num_models", "num_stages"), SHAPES)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**20), share_missing=st.sampled_from([0.0, 0.3, 0.7]), cost_weight=st.floats(0, 2))
 def test_every_step_equals_the_plain_python_mdp(num_models, num_stages, allow_stop, seed, share_missing, cost_weight):
     tree = random_tree(seed, num_models=num_models, num_stages=num_stages, share_missing=share_missing)

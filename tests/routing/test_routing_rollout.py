@@ -30,7 +30,7 @@ def walk_all(params, tree, *, key, cost_weight, allow_stop=True):
 
 @pytest.mark.parametrize("allow_stop", [True, False])
 @pytest.mark.parametrize(("num_models", "num_stages"), [(2, 3), (3, 2), (5, 1)])
-@settings(max_examples=7, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**20), share_missing=st.sampled_from([0.0, 0.5]))
 def test_trajectories_replay_in_the_plain_python_mdp(num_models, num_stages, allow_stop, seed, share_missing):
     tree = random_tree(seed, num_models=num_models, num_stages=num_stages, share_missing=share_missing)

@@ -27,7 +27,7 @@ def solve(tree, *, cost_weight, allow_stop=True):
 
 @pytest.mark.parametrize("allow_stop", [True, False])
 @pytest.mark.parametrize(("num_models", "num_stages"), [(1, 3), (2, 3), (3, 2), (5, 1)])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**20), share_missing=st.sampled_from([0.0, 0.5]), cost_weight=st.floats(0, 2))
 def test_values_and_routes_equal_enumeration_of_every_route(
     num_models, num_stages, allow_stop, seed, share_missing, cost_weight

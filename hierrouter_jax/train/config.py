@@ -37,7 +37,7 @@ class PPOConfig:
     """The same for the change of a value estimate; None leaves values unclipped."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
-    entropy_coefficient: float = 0.01
+    entropy_coefficient: float = 0.1
     """Weight of the entropy bonus."""
     discount: float = 1.0
     """Gamma. Routes are short and finite, so nothing is discounted unless asked."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from hierrouter_jax.agent.router import Router, greedy_routes
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.progress import progress_bar
 from hierrouter_jax.routing.route_tree import RouteTree, check_same_pool, check_tree
-from hierrouter_jax.routing.scores import score_routes
+from hierrouter_jax.routing.scores import RouteBatch, score_routes
 from hierrouter_jax.train.checkpoint import CheckpointFolder, abstract_of, restore_checkpoint
 from hierrouter_jax.train.config import TrainConfig
 from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment, make_optimizer
@@ -147,7 +147,7 @@ def _drive(
     is_quiet: bool,
 ) -> Params:
     """Run the remaining updates and return the final weights."""
-    run_block = _compile_later(config, placement)
+    run_block = _block_program(config, placement)
     validate = _make_validation(config, validation, placement)
     rows = shard_rows(jnp.arange(config.num_envs), placement.devices, backend=placement.backend)
     environment = placement.replicate(make_environment(config, tree))
@@ -172,30 +172,36 @@ def _drive(
             lines[-1].update(validate(spread.params, until))
             log.append(lines, {"hops_per_s": num_hops / elapsed_s, "updates_per_s": (until - finished) / elapsed_s})
             checkpoints.save(until, state, is_forced=until == config.num_updates)
-            advance(until - finished)
+            advance(until - finished, f"utility {lines[-1]['utility']:.3f}")
             finished = until
     return state.params
 
 
-def _compile_later(config: TrainConfig, placement: _Placement) -> Callable[..., tuple[TrainState, UpdateMetrics]]:
+@lru_cache(maxsize=8)
+def _block_program(config: TrainConfig, placement: _Placement) -> Callable[..., tuple[TrainState, UpdateMetrics]]:
+    """Return the program that trains; kept, so that a second run of a config in one process compiles nothing."""
     update = make_update(make_optimizer(config), config.ppo, allow_stop=config.allow_stop, axis_name=AXIS_NAME)
     block = make_update_block(update, MAX_UPDATES_PER_VISIT)
     return parallelise(block, placement.devices, backend=placement.backend)
+
+
+@lru_cache(maxsize=8)
+def _route_program(allow_stop: bool, placement: _Placement) -> Callable[[Params, RouteTree], RouteBatch]:
+    """Return the program that routes a tree's queries greedily."""
+    route = partial(greedy_routes, allow_stop=allow_stop)
+    return parallelise_routes(route, placement.devices, backend=placement.backend)
 
 
 def _make_validation(
     config: TrainConfig, validation: RouteTree | None, placement: _Placement
 ) -> Callable[[Params, int], dict[str, float]]:
     """Return `validate(params, update)`: scores of the greedy policy where the interval says so, else nothing."""
-    if validation is None:
-        return lambda params, update: {}
-    route = partial(greedy_routes, allow_stop=config.allow_stop)
-    route_all = parallelise_routes(route, placement.devices, backend=placement.backend)
 
     def validate(params: Params, update: int) -> dict[str, float]:
-        if update % config.validation_interval != 0 and update != config.num_updates:
+        if validation is None or (update % config.validation_interval != 0 and update != config.num_updates):
             return {}
-        scores = score_routes(validation, route_all(params, validation), cost_weight=config.cost_weight)
+        routes = _route_program(config.allow_stop, placement)(params, validation)
+        scores = score_routes(validation, routes, cost_weight=config.cost_weight)
         return {
             f"validation/{field.name}": _rounded(np.mean(np.asarray(getattr(scores, field.name))))
             for field in fields(scores)

@@ -60,6 +60,14 @@ def test_impossible_routes_raise_and_are_nan_inside_jit(impossible):
         assert np.isnan(field[1])
 
 
+@pytest.mark.parametrize("revived", [[0, STOP, 1], [1, STOP, 0]], ids=str)
+def test_nothing_follows_a_stop(revived):
+    tree = random_tree(53, num_queries=2, num_stages=3)
+    with pytest.raises(DataError, match="only STOP after STOP"):
+        score_routes(tree, routes([0, 1, 2], revived), cost_weight=0.1)
+    assert np.isfinite(score_routes(tree, routes([0, 1, 2], [0, STOP, STOP]), cost_weight=0.1).utility).all()
+
+
 def test_routes_of_another_tree_are_refused():
     with pytest.raises(DataError, match=r"shape \(2, 2\).*these have \(3, 2\)"):
         score_routes(TREE, routes([0, 1], [0, 1], [0, 1]), cost_weight=0.1)

@@ -101,7 +101,7 @@ def _parse(source: str) -> ast.Module | None:
         with warnings.catch_warnings():  # the candidate's own "invalid escape sequence" is not ours to report
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
-            compile(tree, "<answer>", "exec", dont_inherit=True)  # finds what parsing does not: a return outside a function
+            compile(tree, "<answer>", "exec", dont_inherit=True)  # finds more, such as a return outside a function
             return tree
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None

@@ -54,7 +54,7 @@ def score_answer(row: TaskRow, text: str, *, limits: SandboxLimits = DEFAULT_LIM
 
     Raises `DataError` when the row's own tests cannot be run, or when it has no answer to score against.
     """
-    if row.form == "open":
+    if not row.answer and not row.tests:
         raise DataError(f"An answer is scored against that of its row, but row {row.id!r} has none; give it an answer.")
     if row.form == "choice":
         extracted = extract_letter(row, text)

@@ -26,7 +26,7 @@ _TEXT_FIELDS = ("id", "task", "question", "answer")
 
 def read_task_file(path: Path) -> list[TaskRow]:
     """Return the rows of a task file, in its order. Raises `DataError` listing every problem with its line."""
-    return [row_from_fields(fields) for fields in read_dataset(path)]
+    return [row_from_fields(fields) for fields in read_dataset(path).to_list()]
 
 
 def read_dataset(path: Path) -> datasets.Dataset:

@@ -8,9 +8,7 @@ from hierrouter_jax.tasks.extraction import extract_letter, extract_number, is_s
 from hierrouter_jax.tasks.program_extraction import extract_program, question_helpers, without_docstring
 from hierrouter_jax.tasks.task_row import TaskRow
 
-QUIZ = TaskRow(
-    id="q", task="quiz", question="?", answer="B", choices=("a stone", "Plum", "chair", "sea", "old moon")
-)
+QUIZ = TaskRow(id="q", task="quiz", question="?", answer="B", choices=("a stone", "Plum", "chair", "sea", "old moon"))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +135,7 @@ def value_of(program, name="twice", argument=7):
         f"```bash\npip install x\n```\n```python\n{BODY}\n```",
         f"```python\nprint('an example')\n```\nand now\n```python\n{BODY}\n```",
         f"Sure! {'words ' * 5}\n{BODY}\nThat is all there is to it.",
-        f"  ```python\n    def twice(x):\n        return 2 * x\n  ```",
+        "  ```python\n    def twice(x):\n        return 2 * x\n  ```",
         f"```python\n{BODY}\nassert twice(2) == 5\nprint(twice(3))\n```",
         f"```python\n{BODY}\nif __name__ == '__main__':\n    raise SystemExit\n```",
         "twice = lambda x: 2 * x",
@@ -150,7 +148,13 @@ def test_programs(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "I cannot.", "def thrice(x):\n    return 3 * x", "```python\ndef twice(x):\n```", 'def twice(x):\n    """Doc."""'],
+    [
+        "",
+        "I cannot.",
+        "def thrice(x):\n    return 3 * x",
+        "```python\ndef twice(x):\n```",
+        'def twice(x):\n    """Doc."""',
+    ],
 )
 def test_no_program(text):
     assert extract_program(TWICE, text) is None
@@ -165,8 +169,8 @@ def test_statements_that_matter_stay():
 REST = TaskRow(
     id="h",
     task="humaneval",
-    question='from math import floor\n\n\ndef half(x):\n    return x / 2\n\n\ndef low(x):\n    """Floor of half of x.\n\n'
-    '    >>> low(5)\n    2\n    """\n',
+    question="from math import floor\n\n\ndef half(x):\n    return x / 2\n\n\ndef low(x):\n"
+    '    """Floor of half of x.\n\n    >>> low(5)\n    2\n    """\n',
     answer="    return floor(half(x))\n",
     tests=("assert low(5) == 2",),
     entry_point="low",

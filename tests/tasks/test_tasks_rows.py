@@ -11,7 +11,13 @@ from hierrouter_jax.tasks.hub_tasks import HUB_TASKS, rows_from_columns
 from hierrouter_jax.tasks.rows import SplitConfig, TaskRow, load_rows, load_splits, rank_rows, sample_rows
 from hierrouter_jax.tasks.task_files import read_dataset
 
-LETTER = {"id": "q/1", "task": "quiz", "question": "Which is a fruit?", "choices": ["stone", "plum", "chair"], "answer": "B"}
+LETTER = {
+    "id": "q/1",
+    "task": "quiz",
+    "question": "Which is a fruit?",
+    "choices": ["stone", "plum", "chair"],
+    "answer": "B",
+}
 NUMBER = {"id": "n/1", "task": "sums", "question": "2 + 5?", "answer": "7"}
 CODE = {
     "id": "c/1",
@@ -186,8 +192,12 @@ def test_unreadable_files(tmp_path, content, message):
 
 def test_line_separators_inside_a_text_do_not_end_a_line(tmp_path):
     path = tmp_path / "t.jsonl"
-    path.write_text(json.dumps({**NUMBER, "question": "one\u2028two\x85three"}, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert [row.question for split in ("train", "test") for row in load_rows(path, split=split)] == ["one\u2028two\x85three"]
+    path.write_text(
+        json.dumps({**NUMBER, "question": "one\u2028two\x85three"}, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    assert [row.question for split in ("train", "test") for row in load_rows(path, split=split)] == [
+        "one\u2028two\x85three"
+    ]
 
 
 def test_row_in_train_and_test_is_refused(tmp_path):
@@ -224,7 +234,12 @@ HUB_ROWS = {
         TaskRow(id="mmlu/test/logic/0", task="mmlu", question="Q?", choices=("w", "x", "y", "z"), answer="C"),
     ),
     "allenai/ai2_arc": (
-        {"id": "K7", "question": "Q?", "choices": {"text": ["w", "x", "y"], "label": ["1", "2", "3"]}, "answerKey": "3"},
+        {
+            "id": "K7",
+            "question": "Q?",
+            "choices": {"text": ["w", "x", "y"], "label": ["1", "2", "3"]},
+            "answerKey": "3",
+        },
         TaskRow(id="arc_challenge/K7", task="arc_challenge", question="Q?", choices=("w", "x", "y"), answer="C"),
     ),
     "tau/commonsense_qa": (
@@ -309,7 +324,9 @@ def test_changed_hub_columns_are_an_error():
 
 
 def test_unreachable_hub_is_a_clear_error():
-    with pytest.raises(DataError, match=r"openai/gsm8k \(split train\) could not be loaded from the hub[\s\S]*give a folder"):
+    with pytest.raises(
+        DataError, match=r"openai/gsm8k \(split train\) could not be loaded from the hub[\s\S]*give a folder"
+    ):
         load_rows("openai/gsm8k")
 
 

@@ -92,6 +92,7 @@ def close_in(
         # Before root is given up: Python's own folder may be closed to others, and the rules are made by opening it.
         if "landlock" not in settings.without and kernel.landlock(_readable(), (scratch,), _DEVICES):
             in_force.append("landlock")
+    os.chdir(scratch)  # while the folders above it, which may be closed to others, can be passed
     if os.getuid() == 0:
         if "root" not in in_force:
             _load_standard_modules()
@@ -99,7 +100,6 @@ def close_in(
         in_force.append("user")
     elif "user_namespace" in entered:
         kernel.drop_capabilities()
-    os.chdir(scratch)
     os.environ.update({"HOME": scratch, "TMPDIR": scratch})
     os.umask(0o077)
     if sys.platform.startswith("linux"):

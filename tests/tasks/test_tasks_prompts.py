@@ -1,0 +1,216 @@
+"""Prompts: what each style sees of each form, and few-shot examples that are right and our own."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from hierrouter_jax.core.errors import ConfigError
+from hierrouter_jax.core.text import Message, ModelCard
+from hierrouter_jax.tasks.extraction import extract_number
+from hierrouter_jax.tasks.prompt_texts import PROMPT_SETS, prompt_set
+from hierrouter_jax.tasks.prompts import shown_answer, task_prompt, task_request, trim_answer
+from hierrouter_jax.tasks.sandbox import run_program
+from hierrouter_jax.tasks.task_row import TaskRow
+
+QUIZ = TaskRow(id="q", task="commonsenseqa", question=" Which {one}? ", answer="B", choices=("x{0}", "y", "z"))
+SUM = TaskRow(id="n", task="gsm8k", question="How many in {all}?", answer="7")
+PROGRAM = TaskRow(
+    id="p",
+    task="mbpp",
+    question="Write {it}.",
+    answer="",
+    tests=("assert f({1}) == 1", "assert f({2}) == 2"),
+    entry_point="f",
+)
+REST = TaskRow(
+    id="h",
+    task="humaneval",
+    question='\ndef f(x):\n    """Of {x}."""\n',
+    answer="",
+    tests=("check(f)",),
+    entry_point="f",
+)
+OPEN = TaskRow(id="o", task="open", question="Why {so}?", answer="")
+ROWS = {"choice": QUIZ, "number": SUM, "program": PROGRAM, "completion": REST, "open": OPEN}
+every_form = pytest.mark.parametrize("form", list(ROWS))
+every_style = pytest.mark.parametrize("style", ["chat", "plain"])
+
+
+def card(style, max_new_tokens=997):
+    return ModelCard(
+        name="m",
+        weights_digest="d",
+        prompt_style=style,
+        num_parameters=1,
+        base_rate=1.0,
+        context_window=2048,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def as_text(prompt):
+    return prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
+
+
+@every_form
+@every_style
+@pytest.mark.parametrize("version", sorted(PROMPT_SETS))
+def test_question_is_in_the_prompt_word_for_word(form, style, version):
+    row = ROWS[form]
+    prompt = task_prompt(card(style), row, prompt_version=version)
+    text = as_text(prompt)
+    assert row.question.strip() in text
+    assert all(choice in text for choice in row.choices)
+    assert all(test in text for test in row.tests) == (form != "completion")
+    if style == "chat":
+        assert isinstance(prompt[-1], Message)
+        assert prompt[-1].role == "user"
+    else:
+        assert isinstance(prompt, str)
+
+
+@every_form
+@every_style
+def test_requests_have_the_budget_of_the_form_and_the_model(form, style):
+    request = task_request(card(style), ROWS[form])
+    assert request.model == "m"
+    assert request.max_new_tokens == {"choice": 1, "number": 320, "program": 256, "completion": 320, "open": 256}[form]
+    assert request.max_new_tokens == 1 or task_request(card(style, 101), ROWS[form]).max_new_tokens == 101
+    assert bool(request.options) == (form == "choice")
+    assert bool(request.stop) == (style == "plain" and form != "choice")
+
+
+@pytest.mark.parametrize("num_choices", [3, 4, 5])
+def test_options_continue_the_prompt(num_choices):
+    row = TaskRow(id="q", task="quiz", question="?", answer="A", choices=tuple("vwxyz"[:num_choices]))
+    assert task_request(card("chat"), row).options == tuple("ABCDE"[:num_choices])
+    plain = task_request(card("plain"), row)
+    assert plain.options == tuple(f" {letter}" for letter in "ABCDE"[:num_choices])
+    assert plain.prompt.endswith("Answer:")  # the space is the option's
+    # The examples must join prompt and answer as an option does, or the model learns another form than it is asked in.
+    answered = plain.prompt.split("Answer:")[1:-1]
+    assert len(answered) == 3
+    assert all(part[0] == " " and part[1] in "ABCD" for part in answered)
+
+
+@every_form
+def test_plain_prompt_is_few_shot_text_that_its_stops_end(form):
+    request = task_request(card("plain"), ROWS[form])
+    num_examples = {"choice": 3, "number": 4, "program": 2, "completion": 0, "open": 2}[form]
+    assert request.prompt.count("Question:") == (num_examples + 1 if num_examples else 0)
+    if form == "program":
+        assert request.prompt.endswith("```python\n")
+        assert "```" in request.stop
+    if form == "completion":
+        assert request.prompt == 'def f(x):\n    """Of {x}."""'
+
+
+@every_style
+def test_later_prompt_shows_earlier_answers_in_order(style):
+    first = "First, 3 and 4 make 8. The answer is 8."
+    second = "No: 3 and 4 make 7. The answer is 7."
+    text = as_text(task_prompt(card(style), SUM, (first, second)))
+    assert 0 < text.index(first) < text.index(second)
+    assert SUM.question in text
+    if style == "plain":
+        assert text.endswith("Answer:")
+        assert text.count("Earlier attempt 1:") == 5
+        assert text.count("Earlier attempt 2:") == 1
+
+
+def test_later_completion_stays_source_code():
+    text = task_prompt(card("plain"), REST, ("    y = x\n    return y",))
+    assert text.endswith('def f(x):\n    """Of {x}."""')
+    earlier = text[: text.index("\ndef f")]
+    assert "return y" in earlier
+    assert all(line.startswith("#") for line in earlier.strip().split("\n"))
+    compile(text + "\n    return x", "prompt", "exec")
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "shown"),
+    [
+        (QUIZ, " B", "B. y"),
+        (QUIZ, "nothing", "nothing"),
+        (SUM, "  so 7 \n", "so 7"),
+        (PROGRAM, "Here:\n```python\ndef f(x):\n    return x\nprint(f(1))\n```\nDone.", "def f(x):\n    return x"),
+        (PROGRAM, "I cannot. ", "I cannot."),
+        (REST, "    return x\n", "def f(x):\n    return x"),
+    ],
+)
+def test_shown_answers(row, text, shown):
+    assert shown_answer(row, text) == shown
+
+
+def test_long_answers_lose_their_middle():
+    text = "".join(f"{index:05d} " for index in range(1000))
+    short = trim_answer(text, 101)
+    assert len(short) <= 101
+    assert short.startswith("00000 00001")
+    assert short.endswith("00999 ")
+    assert "\n...\n" in short
+    assert trim_answer(text, len(text)) == text
+
+
+@every_form
+@every_style
+def test_prompt_length_is_bounded(form, style):
+    row = ROWS[form]
+    empty = len(as_text(task_prompt(card(style), row, ("", "", ""))))
+    endless = len(as_text(task_prompt(card(style), row, ("word " * 9999,) * 3)))
+    limit = prompt_set("v1").forms[form].max_earlier_chars
+    assert endless - empty <= 3 * (limit + 2 * limit // 5)  # a comment line adds two characters
+
+
+def test_unknown_version():
+    with pytest.raises(ConfigError, match=r"prompt_version must be one of \['v1'.*but is 'v0'"):
+        task_request(card("chat"), SUM, prompt_version="v0")
+
+
+def all_examples():
+    for version, prompts in PROMPT_SETS.items():
+        for form, texts in prompts.forms.items():
+            for example in texts.examples:
+                yield version, form, example
+        for examples in prompts.task_examples.values():
+            for example in examples:
+                yield version, "choice", example
+
+
+def test_examples_answer_themselves_rightly():
+    for _, form, example in all_examples():
+        if form == "choice":
+            assert example.response in "ABCDE"[: len(example.choices)]
+            assert example.draft in "ABCDE"[: len(example.choices)]
+        elif form == "number":
+            working, final = example.response.rsplit("The answer is ", 1)
+            assert extract_number(example.response) == final.rstrip(".")
+            for step in re.findall(r"([\d+*/ -]+)= (\d+)", working):
+                assert eval(step[0]) == int(step[1]), step
+        elif form != "open":
+            assert run_program(example.response, example.tests).is_passed
+            assert not run_program("x = 0", example.tests).is_passed
+
+
+def test_examples_show_right_and_wrong_drafts():
+    for version, prompts in PROMPT_SETS.items():
+        for form in ("choice", "number", "program"):
+            texts = prompts.forms[form]
+            same = [example.draft == example.response for example in texts.examples]
+            assert any(same), (version, form)
+            assert not all(same), (version, form)
+
+
+def test_examples_are_no_benchmark_rows(benchmarks_dir):
+    lines = [line for path in benchmarks_dir.glob("*.jsonl") for line in path.read_text(encoding="utf-8").split("\n")]
+    questions = {json.loads(line)["question"].strip() for line in lines if line}
+    assert len(questions) > 5000
+    assert not [example.question for _, _, example in all_examples() if example.question in questions]
+
+
+def test_versions_are_data_that_cannot_be_changed_in_place():
+    texts = prompt_set("v1").forms["number"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        texts.max_new_tokens = 1

@@ -1,0 +1,435 @@
+"""The sandbox: what a program may do to itself, it may; what it does to its score or its surroundings is nothing.
+
+Every bomb here is small enough to be harmless if the sandbox were not there. The attacks run behind all walls and,
+where it matters, with some of them left out, as a system may grant only the others.
+"""
+
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from hierrouter_jax.core.errors import ConfigError, DataError
+from hierrouter_jax.tasks.sandbox import SandboxLimits, run_program
+
+LIMITS = SandboxLimits(cpu_s=1, wall_s=6.0)
+NAMESPACES = ("user_namespace", "processes", "network", "root")
+# What a system without namespaces leaves, and what one without Landlock and seccomp leaves.
+WALL_SETS = {"all": (), "no_namespaces": NAMESPACES, "no_kernel_filters": ("landlock", "seccomp")}
+
+every_wall_set = pytest.mark.parametrize("without", list(WALL_SETS.values()), ids=list(WALL_SETS))
+
+
+def judge(program, tests="assert f(3) == 5", *, limits=LIMITS, without=(), support="", entry_point="f"):
+    return run_program(program, [tests], entry_point=entry_point, limits=limits, without_walls=without, support=support)
+
+
+def value_of(program, *, without=()):
+    """Return the repr of f(3), by way of the message of an exception, and the result."""
+    result = judge(program, "raise LookupError(repr(f(3)))", without=without)
+    assert result.status == "error", result
+    assert result.detail.startswith("LookupError: "), result
+    return result.detail.removeprefix("LookupError: "), result
+
+
+@every_wall_set
+def test_right_and_wrong_programs(without):
+    right = judge("def f(x):\n    print('seen')\n    return x + 2", without=without)
+    assert (right.status, right.is_passed, right.output) == ("passed", True, "seen\n")
+    assert "rlimits" in right.walls
+    assert not set(right.walls) & set(without)
+    wrong = judge("def f(x):\n    return x + 3", without=without)
+    assert (wrong.status, wrong.is_passed) == ("failed", False)
+
+
+FORGERIES = {
+    "sys.exit at import": "import sys\nsys.exit(0)",
+    "sys.exit in the function": "import sys\ndef f(x):\n    sys.exit(0)",
+    "os._exit at import": "import os\nos._exit(0)",
+    "os._exit in the function": "import os\ndef f(x):\n    os._exit(0)",
+    "exit at the end": "import atexit, os\natexit.register(os._exit, 0)\ndef f(x):\n    raise SystemExit(0)",
+    "equal to everything": "class E:\n    def __eq__(self, other): return True\ndef f(x):\n    return E()",
+    "int equal to everything": (
+        "class E(int):\n    __hash__ = int.__hash__\n    def __eq__(self, other): return True\n"
+        "    def __ne__(self, other): return False\ndef f(x):\n    return E(4)"
+    ),
+    "mute assertion": "import builtins\nbuiltins.AssertionError = SystemExit\ndef f(x):\n    return 4",
+    "patched builtins": (
+        "import builtins\nfor name in ('all', 'any', 'bool', 'isinstance', 'abs'):\n"
+        "    setattr(builtins, name, lambda *a: True)\ndef f(x):\n    return 4"
+    ),
+    "patched frames": (
+        "import sys\ndef f(x):\n    frame = sys._getframe()\n    while frame:\n"
+        "        frame.f_globals.update(f=lambda x: 5, check=print, AssertionError=SystemExit)\n"
+        "        frame = frame.f_back\n    return 4"
+    ),
+    "trace function": "import sys\nsys.settrace(lambda *a: sys.exit(0))\ndef f(x):\n    return 4",
+    "verdict on every descriptor": """
+import json, os
+verdict = {'status': 'passed', 'detail': '', 'walls': [], 'output': '', 'nonce': ''}
+body = json.dumps(verdict).encode()
+for fd in range(64):
+    try:
+        os.write(fd, len(body).to_bytes(4, 'big') + body)
+    except OSError:
+        pass
+def f(x):
+    return 4
+""",
+    "message that is no value": """
+import os
+for fd in range(3, 64):
+    try:
+        os.write(fd, bytes([0, 0, 0, 5]) + b'{"a":')
+    except OSError:
+        pass
+def f(x):
+    return 4
+""",
+    "kill the judge": "import os, signal\ndef f(x):\n    os.kill(os.getppid(), signal.SIGKILL)\n    return 4",
+    "never defined": "g = 3",
+    "not callable": "f = 5",
+    "not python": "def f(x: return",
+    "waits for input": "def f(x):\n    return int(input())",
+}
+
+
+@pytest.mark.parametrize("program", list(FORGERIES.values()), ids=list(FORGERIES))
+def test_forged_passes_fail(program):
+    result = judge(program)
+    assert not result.is_passed
+    assert result.status in ("failed", "error", "crashed")
+
+
+@pytest.mark.parametrize("name", ["verdict on every descriptor", "kill the judge", "equal to everything"])
+@pytest.mark.parametrize("without", list(WALL_SETS.values())[1:], ids=list(WALL_SETS)[1:])
+def test_forged_passes_fail_without_some_walls(name, without):
+    assert not judge(FORGERIES[name], without=without).is_passed
+
+
+def test_equal_to_everything_inside_a_container():
+    evil = "class E(str):\n    __hash__ = str.__hash__\n    def __eq__(self, other): return True\n"
+    assert not judge(evil + "def f(x):\n    return [{'k': E('no')}]", "assert f(3) == [{'k': 'yes'}]").is_passed
+    assert judge(evil + "def f(x):\n    return [{'k': E('yes')}]", "assert f(3) == [{'k': 'yes'}]").is_passed
+
+
+def test_helpers_and_builtins_of_the_tests_are_not_the_programs():
+    forged = "def error(a, b): return 0\ndef abs(x): return 0\nimport math\nmath.fabs = abs\ndef f(x):\n    return 4"
+    for tests in (
+        "assert abs(f(3) - 5) < 1e-6",
+        "import math\nassert math.fabs(f(3) - 5) < 1e-6",
+        "assert error(f(3), 5) < 1",
+    ):
+        assert judge(forged, tests, support="def error(a, b):\n    return abs(a - b)").status == "failed"
+        assert judge("def f(x):\n    return 5", tests, support="def error(a, b):\n    return abs(a - b)").is_passed
+
+
+def test_program_may_be_named_like_a_builtin():
+    assert judge("def sum(a, b):\n    return a * b", "assert sum(3, 5) == 15", entry_point="sum").is_passed
+
+
+SEARCH = """
+import gc
+OWN = 'own-' + 'mark'
+def memory():
+    parts = [repr(thing)[:100000] for thing in gc.get_objects() if isinstance(thing, (list, dict, tuple))]
+    try:
+        with open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb', 0) as file:
+            for line in maps:
+                start, end = (int(part, 16) for part in line.split()[0].split('-'))
+                if ' rw-p ' in line and end - start < 2 ** 26:
+                    file.seek(start)
+                    parts.append(file.read(end - start).decode('latin-1'))
+    except OSError:
+        pass
+    return ' '.join(parts)
+def f(x):
+    text = memory()
+    return ['-'.join(['own', 'mark']) in text, '-'.join(['test', 'mark']) in text]
+"""
+
+
+@every_wall_set
+def test_neither_tests_nor_nonce_are_in_the_candidates_memory(without):
+    # The nonce comes in the same message as the tests, so where the tests are not, it is not.
+    result = judge(SEARCH, "test_mark = 'test-mark'\nraise LookupError(f(3))", without=without)
+    assert result.detail == "LookupError: [True, False]", result
+
+
+@every_wall_set
+def test_endless_loop(without):
+    start = time.monotonic()
+    result = judge("def f(x):\n    while True:\n        pass", without=without)
+    assert result.status == "timeout"
+    assert time.monotonic() - start < LIMITS.wall_s + 4
+
+
+def test_endless_sleep():
+    result = judge("import time\ndef f(x):\n    time.sleep(60)", limits=SandboxLimits(cpu_s=1, wall_s=1.0))
+    assert (result.status, result.detail) == ("timeout", "no end after 1.0 s")
+
+
+def test_endless_tests_end_too():
+    result = judge("def f(x):\n    return 5", "while f(3):\n    pass", limits=SandboxLimits(cpu_s=9, wall_s=1.0))
+    assert result.status == "timeout"
+
+
+@every_wall_set
+def test_fork_bomb(without):
+    bomb = """
+import os, time
+def f(x):
+    made = []
+    try:
+        for _ in range(40):
+            pid = os.fork()
+            if pid == 0:
+                time.sleep(20)
+                os._exit(0)
+            made.append(pid)
+    except OSError as error:
+        return error.errno, made
+    return 0, made
+"""
+    start = time.monotonic()
+    shown, _ = value_of(bomb, without=without)
+    assert time.monotonic() - start < 10
+    errno, pids = int(re.match(r"\((\d+)", shown).group(1)), [int(pid) for pid in re.findall(r"\d+", shown)[1:]]
+    assert errno == 11  # EAGAIN: the limit held
+    assert len(pids) < LIMITS.num_processes
+    if "processes" in without:  # the numbers are ours: see that the children are gone
+        assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_children_that_leave_their_group_are_ended():
+    daemon = """
+import os, time
+def f(x):
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.write(write, str(os.getpid()).encode())
+            time.sleep(20)
+        os._exit(0)
+    return int(os.read(read, 20))
+"""
+    pid, _ = value_of(daemon, without=NAMESPACES)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+@every_wall_set
+def test_memory_bomb(without):
+    bomb = "def f(x):\n    kept = []\n    for _ in range(64):\n        kept.append(bytearray(2 ** 25))\n    return 5"
+    result = judge(bomb, limits=SandboxLimits(cpu_s=3, wall_s=9.0, memory_bytes=2**28), without=without)
+    assert (result.status, result.detail) == ("error", "MemoryError: ")
+
+
+def test_gigabyte_of_output_is_thrown_away():
+    flood = "def f(x):\n    line = 'x' * 2 ** 20\n    for _ in range(1024):\n        print(line)\n    return 4"
+    result = judge(flood, limits=SandboxLimits(cpu_s=5, wall_s=15.0, max_output_bytes=1009))
+    assert not result.is_passed
+    assert result.output == "x" * 1009
+
+
+def test_value_too_large_to_hand_over():
+    result = judge("def f(x):\n    return 'x' * 10 ** 7", limits=SandboxLimits(cpu_s=3, wall_s=9.0))
+    assert result.status == "error"
+    assert "too large" in result.detail
+
+
+def outside_places(tmp_path):
+    open_folder = tmp_path / "open"
+    open_folder.mkdir()
+    for folder in (open_folder, *open_folder.parents):
+        if folder.owner() == Path.home().owner() and folder.is_relative_to("/tmp") and folder != Path("/tmp"):
+            folder.chmod(0o777)
+    name = f"hierrouter-escape-{os.getpid()}"
+    places = [str(open_folder), "/tmp", "/var/tmp", "/dev/shm", "/", str(Path.home()), str(Path(__file__).parent), ".."]
+    return [f"{place}/{name}" for place in places]
+
+
+@every_wall_set
+def test_write_outside_the_scratch_folder(tmp_path, without):
+    places = outside_places(tmp_path)
+    program = f"""
+def f(x):
+    written = []
+    for place in {places!r} + ['inside']:
+        try:
+            with open(place, 'w') as file:
+                file.write('x')
+            written.append(place)
+        except OSError:
+            pass
+    return written
+"""
+    shown, result = value_of(program, without=without)
+    if not result.is_file_isolated:
+        pytest.skip("this system grants neither mount namespaces nor Landlock")
+    assert shown == "['inside']"
+    assert not [place for place in places if Path(place).exists()]
+
+
+def test_files_are_limited():
+    program = """
+def f(x):
+    written = 0
+    try:
+        for index in range(64):
+            with open(f'part{index}', 'wb') as file:
+                written += file.write(bytes(2 ** 20))
+    except OSError:
+        pass
+    return written
+"""
+    shown, result = value_of(program)
+    if "root" not in result.walls:
+        pytest.skip("this system grants no mount namespaces; the sum of all files is then not promised")
+    assert int(shown) <= LIMITS.scratch_bytes
+    single = "def f(x):\n    with open('one', 'wb') as file:\n        file.write(bytes(2 ** 25))\n    return 5"
+    assert judge(single, without=NAMESPACES).status == "error"
+
+
+@every_wall_set
+def test_environment_secret(monkeypatch, without):
+    monkeypatch.setenv("HIERROUTER_TEST_TOKEN", "sesame-opens")
+    program = f"""
+import os
+def f(x):
+    texts = [repr(dict(os.environ))]
+    for pid in ('self', 1, os.getppid(), {os.getpid()}):
+        try:
+            texts.append(open(f'/proc/{{pid}}/environ').read())
+        except OSError:
+            pass
+    return 'sesame' in ' '.join(texts), sorted(os.environ)
+"""
+    shown, _ = value_of(program, without=without)
+    assert shown == "(False, ['HOME', 'LANG', 'PATH', 'PYTHONHASHSEED', 'PYTHONUTF8', 'TMPDIR'])"
+
+
+def test_files_of_the_user_cannot_be_read(tmp_path):
+    secret = tmp_path / "token"
+    secret.write_text("sesame")
+    for without in WALL_SETS.values():
+        result = judge(f"def f(x):\n    return open({str(secret)!r}).read()", without=without)
+        if result.is_file_isolated:
+            assert result.status == "error"
+            assert result.detail.startswith(("FileNotFoundError", "PermissionError"))
+
+
+@every_wall_set
+def test_socket(without):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.3)
+        port = server.getsockname()[1]
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(accepted(server)))
+        thread.start()
+        program = f"""
+try:
+    import _socket
+except ImportError:
+    _socket = None
+def f(x):
+    if _socket is None:
+        return 'no sockets'
+    try:
+        _socket.socket().connect(('127.0.0.1', {port}))
+        return 'connected'
+    except OSError:
+        return 'refused'
+"""
+        shown, result = value_of(program, without=without)
+        thread.join()
+    if not result.is_network_isolated:
+        pytest.skip("this system grants neither network namespaces nor seccomp")
+    assert shown in ("'refused'", "'no sockets'")
+    assert seen == [False]
+
+
+def accepted(server):
+    try:
+        server.accept()[0].close()
+        return True
+    except TimeoutError:
+        return False
+
+
+def test_where_nothing_is_granted_the_result_says_so():
+    result = judge("def f(x):\n    return 5", without=(*NAMESPACES, "landlock", "seccomp"))
+    assert result.is_passed
+    assert not result.is_network_isolated
+    assert not result.is_file_isolated
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the walls are Linux's")
+def test_this_linux_isolates_network_and_files():
+    result = judge("def f(x):\n    return 5")
+    assert result.is_network_isolated
+    assert result.is_file_isolated
+
+
+def test_own_classes_iterators_and_exceptions_cross():
+    program = """
+class Node:
+    def __init__(self, value):
+        self.value, self.left = value, None
+    def __eq__(self, other):
+        return self.value == other.value
+def f(x):
+    if isinstance(x, Node):
+        return x.left.value
+    if x < 0:
+        raise ValueError('below')
+    return (value for value in range(x))
+"""
+    tests = """
+root = Node(2)
+root.left = Node(7)
+assert f(root) == 7
+assert root.left.value == 7
+assert Node(3) == Node(3) and not Node(3) == Node(4) and not Node(3) == 3
+assert list(f(3)) == [0, 1, 2]
+try:
+    f(-1)
+except ValueError as error:
+    assert str(error) == 'below'
+else:
+    assert False
+"""
+    assert judge(program, tests).detail == ""
+    assert judge(program, tests).is_passed
+
+
+def test_same_program_same_verdict():
+    dice = "import random\ndef f(x):\n    return [random.random(), list({'a', 'b', 'c', 'd', 'e'}), hash('text')]"
+    assert value_of(dice)[0] == value_of(dice)[0]
+
+
+@pytest.mark.parametrize(
+    ("tests", "message"),
+    [("assert f(3 == 5", "SyntaxError"), ("assert f(lambda: 3) == 5", "they hand a function to the code under test")],
+)
+def test_unusable_tests_are_an_error_not_a_score(tests, message):
+    with pytest.raises(DataError, match=message):
+        judge("def f(x):\n    return 5", tests)
+
+
+@pytest.mark.parametrize("bad", [{"cpu_s": 0}, {"wall_s": -1.0}, {"memory_bytes": 0}, {"max_output_bytes": -1}])
+def test_limits_refuse(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        SandboxLimits(**bad)
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    tmp_path.chmod(0o755)
+    judge("import os\nos.mkdir('deep')\nopen('deep/file', 'w').write('x')\ndef f(x):\n    return 5", without=NAMESPACES)
+    assert list(tmp_path.iterdir()) == []

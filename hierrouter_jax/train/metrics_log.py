@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tensorboardX import SummaryWriter
-
 from hierrouter_jax.core.atomic_files import write_text_atomically
 from hierrouter_jax.core.configs import canonical_json
 from hierrouter_jax.core.errors import CheckpointError, StorageError
@@ -29,6 +27,8 @@ class MetricsLog:
     """
 
     def __init__(self, run_dir: Path, *, num_finished: int) -> None:
+        from tensorboardX import SummaryWriter  # imports torch where torch is, which takes seconds
+
         self._path = run_dir / METRICS_NAME
         self._drop_after(num_finished)
         self._file = self._path.open("a", encoding="utf-8")

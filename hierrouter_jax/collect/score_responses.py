@@ -7,8 +7,9 @@ Most are string comparisons; programs run in the sandbox, a child process each, 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -39,6 +40,7 @@ class Score(Protocol):
 
 Scorer = Callable[[TaskRow, str], Score]
 PlainScore = tuple[float, bool]  # quality, is_parsed
+COMMIT_INTERVAL_S = 1.0
 
 
 def version_of(scorer: Scorer, scorer_version: str | None) -> str:
@@ -78,22 +80,26 @@ def score_missing(
 ) -> dict[tuple[str, str], PlainScore]:
     """Score and commit answers by score key; return the scores by (row id, text).
 
-    Scores are committed as they come, so an interrupted run loses only those being computed.
+    What is finished when the run is interrupted is committed too; a kill loses at most the last second's scores.
     """
     scores: dict[tuple[str, str], PlainScore] = {}
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        waiting: dict[Future[Score], str] = {pool.submit(scorer, *answer): key for key, answer in missing.items()}
-        try:
-            while waiting:
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                found = {waiting.pop(future): _plain(future.result()) for future in done}
-                store.put_scores(
-                    {key: {"quality": quality, "is_parsed": is_parsed} for key, (quality, is_parsed) in found.items()}
-                )
-                scores |= {(missing[key][0].id, missing[key][1]): score for key, score in found.items()}
-                advance(len(found))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pending: dict[str, dict[str, float | bool]] = {}
+    committed_s = time.monotonic()
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+    try:
+        key_of = {pool.submit(scorer, *answer): key for key, answer in missing.items()}
+        for future in as_completed(key_of):
+            key, (quality, is_parsed) = key_of[future], _plain(future.result())
+            row, text = missing[key]
+            scores[row.id, text] = quality, is_parsed
+            pending[key] = {"quality": quality, "is_parsed": is_parsed}
+            advance(1)
+            if time.monotonic() - committed_s > COMMIT_INTERVAL_S:
+                store.put_scores(pending)
+                pending, committed_s = {}, time.monotonic()
+    finally:
+        pool.shutdown(cancel_futures=True)  # programs that run are awaited, no other is begun
+        store.put_scores(pending)
     return scores
 
 

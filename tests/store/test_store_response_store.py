@@ -132,7 +132,24 @@ def test_merge_is_the_union_and_the_first_wins(path, tmp_path):
         store.merge(tmp_path / "absent.sqlite")
 
 
+def interrupted_write(store) -> None:
+    with store._transaction():
+        store._connection.execute("INSERT INTO scores VALUES ('a', '{}', 0)")
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_amid_a_transaction_leaves_nothing_of_it(path):
+    with ResponseStore(path) as store:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted_write(store)
+        assert store.get_scores(["a"]) == {}
+        assert store.put_many(make_entries(range(3))) == 3
+
+
 def write_slice(path, start, barrier):
+    for number in range(17):  # the moment of making a store is the one when processes can be in each other's way
+        barrier.wait()
+        ResponseStore(path.with_name(f"{number}.sqlite")).close()
     barrier.wait()
     with ResponseStore(path) as store:
         for number in range(start, start + 40):

@@ -39,12 +39,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-import hierrouter_jax
 from hierrouter_jax.core.errors import ConfigError, DataError, SandboxError
 
 Status = Literal["passed", "failed", "error", "timeout", "crashed"]
 
-_PACKAGE_ROOT = str(Path(hierrouter_jax.__file__).resolve().parents[1])
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 _GRACE_S = 5.0  # for the judge to start and to clean up, on top of the wall time
 _START = (
     "import sys; sys.path.insert(0, {root!r}); "

@@ -7,7 +7,6 @@ import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hierrouter_jax.cli.accelerator import keep_compiled_programs
 from hierrouter_jax.cli.output import print_lines, print_note, write_json
 from hierrouter_jax.cli.packaged import SMALL_POOL, packaged_file
 from hierrouter_jax.collect.asking import DEFAULT_CHUNK_SIZE
@@ -55,7 +54,6 @@ class Command:
 
 def run(command: Command) -> None:
     """Collect, save the tree, and say what was found."""
-    keep_compiled_programs()
     config = _config_of(command)
     rows = load_collect_rows(config)
     print_note(f"rows: {', '.join(f'{split} {len(own)}' for split, own in rows.items())}; store: {command.store}")

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import tyro
 
-from hierrouter_jax.cli.accelerator import keep_compiled_programs
 from hierrouter_jax.cli.output import print_table
 from hierrouter_jax.cli.packaged import SMALL_TREE, packaged_file
 from hierrouter_jax.collect.tree_file import load_tree
@@ -40,13 +39,12 @@ class Command:
 
 
 def run(command: Command) -> None:
-    """Evaluate, print the tables, write the results."""
-    keep_compiled_programs()
+    """Evaluate, write the results, print the tables."""
     comparison = _comparison(command)
-    print_comparison(comparison)
     for path in (None if command.run_dir is None else command.run_dir / RESULTS_NAME, command.json):
         if path is not None:
             save_comparison(path, comparison)
+    print_comparison(comparison)
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from hierrouter_jax.cli.accelerator import keep_compiled_programs
 from hierrouter_jax.cli.output import print_error, print_lines
 from hierrouter_jax.core.errors import HierRouterError
 
@@ -31,6 +32,7 @@ COMMANDS = {
     "route": "answer a question, or JSONL from standard input, through the trained router",
     "report": "runs -> one self-contained page with figures",
 }
+COMPILING = frozenset({"quickstart", "pool", "collect", "train", "evaluate", "route"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,15 +74,16 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     import tyro
 
     module = importlib.import_module(f"hierrouter_jax.cli.{name}")
-    module.run(
-        tyro.cli(
-            module.Command,
-            prog=f"hierrouter {name}",
-            description=f"{COMMANDS[name]}.",
-            args=list(arguments),
-            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-        )
+    command = tyro.cli(
+        module.Command,
+        prog=f"hierrouter {name}",
+        description=f"{COMMANDS[name]}.",
+        args=list(arguments),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
+    if name in COMPILING:
+        keep_compiled_programs()
+    module.run(command)
 
 
 def _overview() -> list[str]:

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from hierrouter_jax.cli.accelerator import keep_compiled_programs
 from hierrouter_jax.cli.output import print_lines, print_note, write_json
 from hierrouter_jax.cli.packaged import SMALL_POOL, packaged_file
 from hierrouter_jax.core.errors import WeightsError
@@ -90,7 +89,6 @@ def _pull(spec: PoolSpec) -> list[dict[str, Any]]:
 
 def _check(path: Path) -> list[dict[str, Any]]:
     """Ask every model; a pool none of whose models knows the answer is taken for broken."""
-    keep_compiled_programs()
     print_note("opening the pool; what is not on this machine yet is downloaded once")
     engine = FlaxEngine(load_pool(path))
     models, is_right = [], []

@@ -10,7 +10,6 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from hierrouter_jax.cli.accelerator import keep_compiled_programs
 from hierrouter_jax.cli.evaluate import print_comparison
 from hierrouter_jax.cli.live_session import open_session, result_json, result_lines
 from hierrouter_jax.cli.output import print_lines, print_note, write_json
@@ -53,7 +52,6 @@ class Command:
 
 def run(command: Command) -> None:
     """Train, evaluate, report, and answer."""
-    keep_compiled_programs()
     tree_path = packaged_file(SMALL_TREE) if command.tree is None else command.tree
     tree_file = load_tree(tree_path)
     comparison = _train_and_evaluate(command, tree_file)

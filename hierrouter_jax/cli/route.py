@@ -16,7 +16,6 @@ from typing import Any
 
 import tyro
 
-from hierrouter_jax.cli.accelerator import keep_compiled_programs
 from hierrouter_jax.cli.live_session import open_session, result_json, result_lines
 from hierrouter_jax.cli.output import print_lines, write_json
 from hierrouter_jax.core.errors import ConfigError, DataError, raise_all
@@ -51,7 +50,6 @@ def run(command: Command) -> None:
     if command.batch_size < 1:
         raise ConfigError(f"batch_size must be >= 1, but is {command.batch_size}.")
     rows = _rows(command)
-    keep_compiled_programs()
     outcomes: list[dict[str, Any]] = []
     with (
         open_session(command.run_dir, pool=command.pool, encoder=command.encoder, store=command.store) as session,

@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from hierrouter_jax.cli.accelerator import keep_compiled_programs
 from hierrouter_jax.cli.output import print_lines, print_note, write_json
 from hierrouter_jax.cli.packaged import SMALL_TREE, packaged_file
 from hierrouter_jax.collect.tree_file import TreeFile, load_tree
@@ -43,7 +42,6 @@ class Command:
 
 def run(command: Command) -> None:
     """Train, and say where everything lies."""
-    keep_compiled_programs()
     path = packaged_file(SMALL_TREE) if command.tree is None else command.tree
     outcome = train_on(load_tree(path, cost_model=command.cost_model), command)
     print_lines([f"trained {outcome['num_updates']} updates in {outcome['wall_s']:.1f} s -> {command.run_dir}"])

@@ -18,6 +18,7 @@ import numpy as np
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.text import FinishReason, Sampling
 from hierrouter_jax.llm.batching import (
+    SMALLEST_PROMPT,
     BatchLimits,
     batch_bucket,
     check_prompts,
@@ -165,10 +166,18 @@ def _prefill_rows(
     for start in range(0, num_rows, group_size):
         group = slice(start, start + group_size)
         part_sampling = jax.tree.map(lambda x, group=group: x[group], sampling)
-        parts.append(prefill(model, tokens[group], lengths[group], budgets[group], part_sampling, stop_ids,
+        width = _halved(num_tokens, int(lengths[group].max()))  # one long prompt does not make the others long
+        parts.append(prefill(model, tokens[group, :width], lengths[group], budgets[group], part_sampling, stop_ids,
                              num_slots=num_slots, mode=mode))  # fmt: skip
     state, logprobs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts) if len(parts) > 1 else parts[0]
     return state, np.asarray(state.last_tokens)[:, None], np.asarray(logprobs)[:, None]
+
+
+def _halved(num_tokens: int, needed: int) -> int:
+    """Return the padded length halved as often as it still holds `needed` tokens: few lengths, so few programs."""
+    while num_tokens % 2 == 0 and num_tokens // 2 >= max(needed, SMALLEST_PROMPT):
+        num_tokens //= 2
+    return num_tokens
 
 
 def _stop_array(stop_token_ids: Collection[int]) -> np.ndarray:

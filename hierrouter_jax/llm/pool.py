@@ -127,6 +127,10 @@ class Pool:
         """Return the card of a model. Raises `ConfigError` for a name not in the pool."""
         return self.cards[self.names.index(self._known(name))]
 
+    def weight_files(self, name: str) -> tuple[Path, ...]:
+        """Return the files a model's parameters are read from."""
+        return self._checkpoints[self._known(name)].files.weights
+
     def tokenizer(self, name: str) -> Tokenizer:
         """Return the tokenizer of a model, loaded on first use."""
         with self._lock:

@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 def masked_log_probs(logits: Float[Array, " action"], legal: Bool[Array, " action"]) -> Float[Array, " action"]:
     """Return log p: log-softmax over the legal actions, -inf elsewhere."""
-    # The lowest finite number, not -inf, inside the softmax: the gradient of (-inf) - (-inf) is NaN.
-    finite = jnp.where(legal, logits, jnp.finfo(logits.dtype).min)
-    return jnp.where(legal, jax.nn.log_softmax(finite), -jnp.inf)
+    log_probs = jax.nn.log_softmax(jnp.where(legal, logits, -jnp.inf))
+    # The outer mask changes no number. In gradients it stops the NaN that 0 * -inf makes at illegal actions.
+    return jnp.where(legal, log_probs, -jnp.inf)
 
 
 def masked_probs(logits: Float[Array, " action"], legal: Bool[Array, " action"]) -> Float[Array, " action"]:
@@ -32,7 +32,7 @@ def log_prob_of(
 
 def entropy(logits: Float[Array, " action"], legal: Bool[Array, " action"]) -> Float[Array, ""]:
     """Return -sum p log p in nats, over the legal actions."""
-    log_probs = jnp.where(legal, masked_log_probs(logits, legal), 0.0)
+    log_probs = masked_log_probs(logits, legal)
     return -jnp.sum(jnp.where(legal, jnp.exp(log_probs) * log_probs, 0.0))
 
 

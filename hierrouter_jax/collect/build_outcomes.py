@@ -67,7 +67,11 @@ def build_outcomes(
             text = texts.get((query_index, node))
             context_row = root_row if text is None else row_of_text.setdefault(text, len(row_of_text))
             response = frontier.response(query_index, node)
-            _fill_node(nodes, (position, node), context_row, response, scores[row.id, response.text])
+            _fill_node(nodes, (position, node), response, scores[row.id, response.text])
+            nodes["context_row"][position, node] = context_row
+            nodes["mean_logprob"][position, node] = response_confidence(
+                response, frontier.ranked_options(query_index, node)
+            )
     rows = [frontier.rows[query_index] for query_index in queries]
     return NodeOutcomes(
         **nodes,
@@ -77,10 +81,13 @@ def build_outcomes(
     )
 
 
-def response_confidence(response: Response) -> float:
-    """Return the mean log-probability of a produced token; of ranked options, that of the chosen one among them."""
+def response_confidence(response: Response, options: Sequence[str]) -> float:
+    """Return the mean log-probability of a produced token; of ranked options, that of the chosen one among them.
+
+    The chosen option need not be the likeliest: an engine may weigh options by their length.
+    """
     if response.option_logprobs:
-        return max(response.option_logprobs)
+        return response.option_logprobs[list(options).index(response.text)]
     return response.logprob / max(response.num_new_tokens, 1)
 
 
@@ -89,13 +96,9 @@ def count_tasks(rows: Sequence[object]) -> dict[str, int]:
     return dict(Counter(row.task for row in rows))  # type: ignore[attr-defined]
 
 
-def _fill_node(
-    nodes: Mapping[str, np.ndarray], at: tuple[int, int], context_row: int, response: Response, score: PlainScore
-) -> None:
+def _fill_node(nodes: Mapping[str, np.ndarray], at: tuple[int, int], response: Response, score: PlainScore) -> None:
     nodes["valid"][at] = True
-    nodes["context_row"][at] = context_row
     nodes["num_prompt_tokens"][at] = response.num_prompt_tokens
     nodes["num_new_tokens"][at] = response.num_new_tokens
     nodes["quality"][at], nodes["is_parsed"][at] = score
     nodes["is_truncated"][at] = response.finish_reason == "length"
-    nodes["mean_logprob"][at] = response_confidence(response)

@@ -45,6 +45,7 @@ class Frontier:
         self.num_models, self.num_stages = len(engine.cards), num_stages
         self.keys: list[dict[int, str]] = [{} for _ in self.rows]  # per query: node -> key of its response
         self.responses: dict[str, Response] = {}
+        self.options: dict[str, tuple[str, ...]] = {}  # by key
         self.invalid: Counter[str] = Counter()  # reason -> nodes; what is not wanted is not counted
         self._engine, self._hop_request = engine, hop_request
         self._parents = node_parents(self.num_models, num_stages)
@@ -77,6 +78,10 @@ class Frontier:
         """Return the response whose hop leads to a valid node that is not the root."""
         return self.responses[self.keys[query_index][node]]
 
+    def ranked_options(self, query_index: int, node: int) -> tuple[str, ...]:
+        """Return the options that the hop to a valid node ranked; () where text was written."""
+        return self.options[self.keys[query_index][node]]
+
     def texts(self, query_index: int, node: int) -> tuple[str, ...]:
         """Return the texts of the responses on the way to a valid node, first hop first."""
         texts: list[str] = []
@@ -98,6 +103,7 @@ class Frontier:
             self.invalid[f"prompt too long for the window of {card.name}"] += 1
             return
         self.keys[query_index][node] = one.key
+        self.options[one.key] = request.options
         asked.setdefault(one.key, one)
 
 

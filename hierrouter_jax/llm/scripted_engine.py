@@ -140,16 +140,16 @@ def _within_budget(written: str, request: GenerationRequest) -> tuple[str, int, 
 
 
 def _ranked(request: GenerationRequest, written: str, num_prompt_tokens: int) -> Response:
-    """Return the response of ranked options: the one the script wrote has twice the weight of any other."""
+    """Return the response of ranked options. Likelihoods are made up, so the chosen need not be the highest."""
     if written not in request.options:
         raise ConfigError(f"The script must answer with one of the options {request.options}, but wrote {written!r}.")
-    total = len(request.options) + 1
-    logprobs = tuple(math.log(2 / total if option == written else 1 / total) for option in request.options)
+    weights = [0.1 + _fraction(f"{_prompt_text(request.prompt)}\n{option}") for option in request.options]
+    logprobs = tuple(math.log(weight / math.fsum(weights)) for weight in weights)
     return Response(
         text=written,
         num_prompt_tokens=num_prompt_tokens,
         num_new_tokens=1,
         finish_reason="option",
-        logprob=max(logprobs),
+        logprob=logprobs[request.options.index(written)],
         option_logprobs=logprobs,
     )

@@ -21,6 +21,7 @@ from hierrouter_jax.store.response_store import ResponseStore
 from hierrouter_jax.tasks.scoring import score_answer
 
 ENCODER = HashingEncoder(dim=13)
+CARDS = make_engine(2).cards
 SPLITS = {
     "train": make_rows(3, 2, prefix="train"),
     "validation": make_rows(1, 1, prefix="validation"),
@@ -47,11 +48,12 @@ class Walked:
     score: object
     context: np.ndarray
     key: str
+    options: tuple[str, ...]
 
 
 def walk(engine, row, path) -> Walked | None:
     """Ask the models of one path in turn; None where a prompt does not fit."""
-    texts, response, key = [], None, ""
+    texts, response, key, options = [], None, "", ()
     for model in path:
         request = hop_request(engine.cards[model], row, texts)
         try:
@@ -60,9 +62,10 @@ def walk(engine, row, path) -> Walked | None:
             return None
         (response,) = engine.generate([request])
         texts.append(response.text)
+        options = request.options
     context = ENCODER.encode([context_text(row, texts)])[0]
     score = last_word_score(row, texts[-1]) if texts else None
-    return Walked(response=response, score=score, context=context, key=key)
+    return Walked(response=response, score=score, context=context, key=key, options=options)
 
 
 @functools.cache
@@ -94,11 +97,9 @@ def assert_split_is_as_walked(file, split, walked_rows, *, num_models, last_stag
             assert tree.quality[at] == seen.score.quality
             assert outcomes.is_parsed[at] == seen.score.is_parsed
             assert outcomes.is_truncated[at] == (response.finish_reason == "length")
-            sure = (
-                max(response.option_logprobs)
-                if response.option_logprobs
-                else response.logprob / response.num_new_tokens
-            )
+            sure = response.logprob / response.num_new_tokens
+            if response.option_logprobs:
+                sure = response.option_logprobs[seen.options.index(response.text)]
             assert outcomes.mean_logprob[at] == np.float32(sure)
             rate = 1.0 + (node - 1) % num_models
             cost = rate * (response.num_prompt_tokens + response.num_new_tokens) / unit_of(file, num_models)
@@ -393,6 +394,9 @@ def test_the_packages_own_scorer(store):
     file = collect(make_engine(2), store, scorer=score_answer, scorer_version=None)
     for query, row in enumerate(SPLITS["test"]):
         for node, seen in enumerate(walk_all(2, 2, row)[1:], start=1):
-            words = seen.response.text.split()
-            assert file.outcomes["test"].quality[query, node] == float(words[-1].strip() == row.answer)
+            answer = seen.response.text.split()[-1]
+            if row.choices:  # the place of the chosen option, whatever form the options have
+                options = hop_request(CARDS[(node - 1) % 2], row, ()).options
+                answer = "ABC"[options.index(seen.response.text)]
+            assert file.outcomes["test"].quality[query, node] == float(answer == row.answer)
     assert len(file.manifest.scorer_version) == 16

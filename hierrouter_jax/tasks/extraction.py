@@ -33,12 +33,12 @@ def extract_letter(row: TaskRow, text: str) -> str | None:
     """Return the letter of the choice the text decides for, or None."""
     letters = "".join(row.letters)
     stripped = text.strip()
-    bare = re.sub(r"^[\s(\[*\"'`]+|[\s)\].*:\"'`]+$", "", stripped)
-    if len(bare) == 1 and bare.upper() in letters:
-        return bare.upper()
     for choice, letter in zip(row.choices, letters, strict=True):
         if stripped.rstrip(".").casefold() == choice.strip().rstrip(".").casefold():
             return letter
+    bare = re.sub(r"^[\s(\[*\"'`]+|[\s)\].*:\"'`]+$", "", stripped)
+    if len(bare) == 1 and bare.upper() in letters:
+        return bare.upper()
     group = rf"[(\[*\s]*([{letters}])(?![\w'])"
     patterns = (
         rf"\\boxed\{{\s*(?:\\text\{{)?\s*\(?([{letters}])\)?\s*\}}",

@@ -1,8 +1,8 @@
 r"""The words of every prompt, as data, by version. Nothing else in the package holds prompt text.
 
-A prompt version is a `PromptSet`: for each form of answer a `FormTexts`, and for a task its own few-shot examples
-where the form's do not fit. A version that trees were made with is never changed: copy it, change the copy, give it
-a new name in `PROMPT_SETS`, and the trees say by which version they were made.
+A prompt version is a `PromptSet`: for each form of answer a `FormTexts`. A version that trees were made with is never
+changed: copy it, change the copy, give it a new name in `PROMPT_SETS`, and the trees say by which version they were
+made.
 
 Templates are filled with `str.format`: {question}, {options} (lettered lines), {tests} (lines), {earlier} (the block
 of earlier answers) and, in `earlier_item`, {number} and {answer}. Literal braces are doubled.
@@ -11,7 +11,7 @@ Every few-shot example was written for this package; none is a row of a benchmar
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.tasks.task_row import Form
@@ -36,19 +36,17 @@ class FormTexts:
     plain: plain_head, then plain_first or plain_later once an example followed by its response, then once the row.
     """
 
-    chat_first: str
-    chat_later: str
     plain_first: str
     plain_later: str
     earlier_item: str  # one earlier answer inside {earlier}
     max_new_tokens: int
+    chat_first: str | None = None  # None: chat models are given the plain text as well
+    chat_later: str | None = None
     system: str | None = None
     plain_head: str = ""
     plain_stop: tuple[str, ...] = ()
     chat_stop: tuple[str, ...] = ()
     example_end: str = "\n\n"  # what separates the examples
-    option_prefix_chat: str = ""
-    option_prefix_plain: str = " "
     examples: tuple[Example, ...] = ()
     is_commented: bool = False  # the plain prompt is source code: earlier answers become comment lines
     max_earlier_chars: int = 800  # a longer earlier answer loses its middle
@@ -59,7 +57,6 @@ class PromptSet:
     """One version of all prompts."""
 
     forms: dict[Form, FormTexts]
-    task_examples: dict[str, tuple[Example, ...]] = field(default_factory=dict)
 
 
 def prompt_set(version: str) -> PromptSet:
@@ -68,53 +65,6 @@ def prompt_set(version: str) -> PromptSet:
         raise ConfigError(f"prompt_version must be one of {sorted(PROMPT_SETS)}, but is {version!r}.")
     return PROMPT_SETS[version]
 
-
-_SCIENCE = (
-    Example(
-        question="A spoon left in a cup of hot tea becomes hot at its dry end. How does the heat reach that end?",
-        choices=("by evaporation", "by conduction", "by magnetism", "by reflection"),
-        response="B",
-        draft="B",
-    ),
-    Example(
-        question="Which part of a plant takes up most of the water that it needs?",
-        choices=("the petals", "the seeds", "the leaves", "the roots"),
-        response="D",
-        draft="C",
-    ),
-    Example(
-        question="A country raises its tax on imported shoes. What is the most likely first effect?",
-        choices=(
-            "Imported shoes become dearer.",
-            "Fewer shoes are made at home.",
-            "Wages fall in every trade.",
-            "All imports stop.",
-        ),
-        response="A",
-        draft="A",
-    ),
-)
-
-_COMMONSENSE = (
-    Example(
-        question="Where would you put a letter so that it travels to a friend abroad?",
-        choices=("fridge", "drawer", "mailbox", "garden", "piano"),
-        response="C",
-        draft="B",
-    ),
-    Example(
-        question="What does a person feel who has not drunk anything on a hot day?",
-        choices=("proud", "thirsty", "cold", "lucky", "asleep"),
-        response="B",
-        draft="B",
-    ),
-    Example(
-        question="The lamp went out during the storm, so what did she light?",
-        choices=("river", "pillow", "window", "candle", "carpet"),
-        response="D",
-        draft="D",
-    ),
-)
 
 _MATHS = (
     Example(
@@ -181,20 +131,10 @@ _PROGRAMS = (
 )
 
 _CHOICE = FormTexts(
-    chat_first=(
-        "Answer this multiple choice question with the letter of the correct option only.\n\n"
-        "Question: {question}\n{options}\n\nThe correct option is (letter only):"
-    ),
-    chat_later=(
-        "Answer this multiple choice question with the letter of the correct option only.\n\n"
-        "Question: {question}\n{options}\n\n"
-        "Others answered as follows; they may be wrong.\n{earlier}\n\nThe correct option is (letter only):"
-    ),
-    plain_first="Question: {question}\n{options}\nAnswer:",
-    plain_later="Question: {question}\n{options}\n{earlier}\nAnswer:",
-    earlier_item="Earlier answer {number}: {answer}",
+    plain_first="Question: {question}\nAnswer:",
+    plain_later="Question: {question}\n{earlier}\nAnswer:",
+    earlier_item="Suggested answer: {answer}",
     max_new_tokens=1,
-    examples=_SCIENCE,
 )
 
 _NUMBER = FormTexts(
@@ -276,7 +216,6 @@ PROMPT_SETS: dict[str, PromptSet] = {
             "completion": _COMPLETION,
             "open": _OPEN,
         },
-        task_examples={"commonsenseqa": _COMMONSENSE},
     ),
 }
 LATEST_PROMPT_VERSION = "v1"

@@ -2,9 +2,11 @@
 
 The words are in `prompt_texts`; here they are put together. Chat models get one user message; a base model gets
 few-shot text in which the examples have the very form of the question, earlier answers included. Multiple choice is
-never generated: the request carries one option a letter, each a continuation of the prompt, and the likeliest wins.
+never generated: the request carries the choices' own texts as options, each a continuation of the bare question, and
+the likeliest per byte wins. Letters would be shorter, but models of this size choose a letter by its place: asked so
+on training rows of ARC-Challenge, two of three models answered "A" to most questions.
 
-An earlier answer is shown as the answer it is, not as it was written: the letter with its text for a choice, the
+An earlier answer is shown as the answer it is, not as it was written: the choice's text, the
 program for code (usage examples and prose gone). What is longer than `max_earlier_chars` loses its middle, so three
 stages of answers still fit a window of 2,048 tokens.
 """
@@ -16,7 +18,7 @@ from collections.abc import Sequence
 from hierrouter_jax.core.text import GenerationRequest, Message, ModelCard, Prompt
 from hierrouter_jax.tasks.extraction import extract_letter
 from hierrouter_jax.tasks.program_extraction import extract_program, without_docstring
-from hierrouter_jax.tasks.prompt_texts import LATEST_PROMPT_VERSION, Example, FormTexts, prompt_set
+from hierrouter_jax.tasks.prompt_texts import LATEST_PROMPT_VERSION, FormTexts, prompt_set
 from hierrouter_jax.tasks.task_row import LETTERS, TaskRow
 
 # How the middle of a long answer is shown as missing, and the share of the room that the beginning keeps: the end of
@@ -30,9 +32,8 @@ def task_request(
 ) -> GenerationRequest:
     """Return the request that asks `card`'s model for an answer to `row`, given the texts of earlier responses."""
     texts = prompt_set(prompt_version).forms[row.form]
-    is_chat = card.prompt_style == "chat"
-    prefix = texts.option_prefix_chat if is_chat else texts.option_prefix_plain
-    options = tuple(prefix + letter for letter in row.letters)
+    is_chat = card.prompt_style == "chat" and texts.chat_first is not None
+    options = tuple(f" {choice.strip()}" for choice in row.choices)
     return GenerationRequest(
         model=card.name,
         prompt=task_prompt(card, row, earlier, prompt_version=prompt_version),
@@ -49,19 +50,18 @@ def task_prompt(
     prompts = prompt_set(prompt_version)
     texts = prompts.forms[row.form]
     shown = [trim_answer(shown_answer(row, text), texts.max_earlier_chars) for text in earlier]
-    if card.prompt_style == "chat":
-        template = texts.chat_later if shown else texts.chat_first
+    template = texts.chat_later if shown else texts.chat_first
+    if card.prompt_style == "chat" and template is not None:
         user = Message(role="user", content=_filled(template, row, _earlier_block(texts, shown)))
         return (user,) if texts.system is None else (Message(role="system", content=texts.system), user)
-    examples = prompts.task_examples.get(row.task, texts.examples)
-    return _plain_prompt(texts, examples, row, shown)
+    return _plain_prompt(texts, row, shown)
 
 
 def shown_answer(row: TaskRow, text: str) -> str:
-    """Return a response as others are shown it: "B. the roots" for a choice, the program for code, else the text."""
+    """Return a response as others are shown it: the text of a choice, the program for code, else the response."""
     if row.form == "choice":
         letter = extract_letter(row, text)
-        return text.strip() if letter is None else f"{letter}. {row.choices[LETTERS.index(letter)]}"
+        return text.strip() if letter is None else row.choices[LETTERS.index(letter)]
     if row.form in ("program", "completion"):
         program = extract_program(row, text)
         if program is None:
@@ -84,11 +84,11 @@ def option_lines(choices: Sequence[str]) -> str:
     return "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
 
 
-def _plain_prompt(texts: FormTexts, examples: Sequence[Example], row: TaskRow, shown: Sequence[str]) -> str:
+def _plain_prompt(texts: FormTexts, row: TaskRow, shown: Sequence[str]) -> str:
     """Return few-shot text; with earlier answers each example shows an earlier answer of its own."""
     template = texts.plain_later if shown else texts.plain_first
     parts = [texts.plain_head]
-    for example in examples:
+    for example in texts.examples:
         as_row = TaskRow(
             id="",
             task=row.task,

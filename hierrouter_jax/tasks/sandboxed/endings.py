@@ -6,36 +6,46 @@ import contextlib
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 _MAX_CLEANUP_S = 3.0
 
 
-def kill_all(child: int, *, user_id: int) -> float:
-    """End the candidate and everything it started; return the CPU seconds that the candidate used.
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """The CPU time of the candidate's first process, and whether a limit (or the judge) killed it."""
+
+    cpu_s: float
+    is_killed: bool
+
+
+def kill_all(child: int, *, user_id: int) -> Ending:
+    """End the candidate and everything it started, and say how the candidate itself ended.
 
     The first process of a namespace takes all others with it. Without a namespace, orphans become children of the
     judge (a subreaper) and whatever runs as the candidate's own user is its doing: both are ended, round after round,
     until none is left.
     """
-    cpu_s = 0.0
+    ending = Ending(cpu_s=0.0, is_killed=False)
     _kill(-child)
     _kill(child)
     deadline = time.monotonic() + _MAX_CLEANUP_S
     while time.monotonic() < deadline:
         try:
-            pid, _, used = os.wait4(-1, os.WNOHANG)
+            pid, status, used = os.wait4(-1, os.WNOHANG)
         except ChildProcessError:
             break
         if pid == child:
-            cpu_s = used.ru_utime + used.ru_stime
+            is_killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGXCPU)
+            ending = Ending(cpu_s=used.ru_utime + used.ru_stime, is_killed=is_killed)
         if pid == 0:
             for straggler in _stragglers(user_id):
                 _kill(straggler)
             time.sleep(0.002)
     for straggler in _stragglers(user_id):
         _kill(straggler)
-    return cpu_s
+    return ending
 
 
 def _stragglers(user_id: int) -> list[int]:

@@ -42,8 +42,9 @@ def main() -> None:
         secret = read_frame(0)  # only now: the candidate was forked without it
         verdict = _judge(channel, secret, settings.wall_s)
     finally:
-        cpu_s = kill_all(child, user_id=walls.candidate_user(os.getpid()))
-    if verdict["status"] == "crashed" and cpu_s >= 0.8 * settings.cpu_s:  # the kernel counts in ticks
+        ending = kill_all(child, user_id=walls.candidate_user(os.getpid()))
+    # The kernel counts the limit in ticks and the time used more finely: the two are not the same number.
+    if verdict["status"] == "crashed" and ending.is_killed and ending.cpu_s > settings.cpu_s / 2:
         verdict.update(status="timeout", detail=f"more than {settings.cpu_s} s of CPU time")
     channel.drain()
     verdict["output"] = channel.output.decode("utf-8", "replace")

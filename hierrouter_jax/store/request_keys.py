@@ -14,7 +14,7 @@ from typing import Any
 from hierrouter_jax.core.configs import digest
 from hierrouter_jax.core.text import EncodedRequest
 
-REQUEST_FORMAT = 1
+REQUEST_FORMAT = 1  # raise it when engines come to answer the same request otherwise, e.g. rank options by another rule
 SCORE_FORMAT = 1
 
 

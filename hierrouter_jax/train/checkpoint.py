@@ -1,14 +1,16 @@
 """Checkpoints of a run, through Orbax: everything training carries, named by the number of finished updates.
 
-Orbax writes a checkpoint beside the others and renames it when it is whole, so a kill or a full disk costs the one
-being written and no other. Beside the arrays stand two digests: that of the config, because weights mean nothing
-under another one, and that of the arrays themselves, because the storage format does not notice every damaged byte.
+Orbax writes a checkpoint beside the others and renames it when it is whole. Then a manifest goes into it: the digest
+of the run's config, because weights mean nothing under another one, and the sha256 of every file, because the storage
+format does not notice every damaged byte. A checkpoint without a manifest is unfinished and counts as absent, so a
+kill or a full disk costs the checkpoint being written and no other.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,25 +18,27 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from hierrouter_jax.core.errors import CheckpointError, StorageError
+from hierrouter_jax.core.atomic_files import write_text_atomically
+from hierrouter_jax.core.configs import canonical_json, read_json
+from hierrouter_jax.core.errors import CheckpointError, DataError, StorageError
 
 T = TypeVar("T")
-_CONFIG_DIGEST = "config_digest"
-_CONTENT_DIGEST = "content_digest"
+MANIFEST_NAME = "manifest.json"
 
 
 class CheckpointFolder:
     """The checkpoints of one run, written in the course of training. Use it as a context manager."""
 
     def __init__(self, folder: Path, *, config_digest: str, save_interval: int, num_kept: int) -> None:
-        """Open the folder, or make it; half-written checkpoints of an earlier process are removed."""
+        """Open the folder, or make it; unfinished checkpoints of an earlier process are removed."""
         self._folder = folder.absolute()
         self._config_digest = config_digest
         policies, preservation = ocp.training.save_decision_policies, ocp.training.preservation_policies
         try:
+            for unfinished in _step_folders(folder) - _step_folders(folder, is_finished=True):
+                shutil.rmtree(folder / str(unfinished))
             self._checkpointer = ocp.training.Checkpointer(
                 self._folder,
                 save_decision_policy=policies.AnySavePolicy(
@@ -74,10 +78,12 @@ class CheckpointFolder:
         """
         if self.latest_step == step:
             return True
-        digests = {_CONFIG_DIGEST: self._config_digest, _CONTENT_DIGEST: content_digest(state)}
         try:
             with _orbax_quiet():
-                return self._checkpointer.save(step, state, force=is_forced, custom_metadata=digests)
+                is_saved = self._checkpointer.save(step, state, force=is_forced)
+            if is_saved:
+                _write_manifest(self._folder / str(step), self._config_digest)
+            return is_saved
         # Orbax reports a full disk as OSError, ValueError or a runtime error, depending on the file it hits.
         except (OSError, ValueError, RuntimeError) as error:
             raise StorageError(
@@ -92,28 +98,19 @@ def restore_checkpoint(folder: Path, abstract_state: T, *, config_digest: str, s
     `abstract_state` gives structure, shapes and types (see `abstract_of`). Raises `CheckpointError` when there is no
     such checkpoint, when it belongs to another config, or when it is damaged.
     """
-    step = _find_step(folder, step)
-    path = (folder / str(step)).absolute()
+    path = (folder / str(_find_step(folder, step))).absolute()
     remedy = f"Delete {path} to go on from the checkpoint before it, or start the run in a new directory."
-    with _orbax_quiet():
-        try:
-            digests = ocp.metadata(path).custom_metadata
-        except Exception as error:  # whatever Orbax says of a damaged checkpoint, the remedy is the same
-            raise CheckpointError(f"{path} must be a whole checkpoint, but: {_first_line(error)}. {remedy}") from error
-        if not isinstance(digests, dict) or not {_CONFIG_DIGEST, _CONTENT_DIGEST} <= digests.keys():
-            raise CheckpointError(f"{path} must hold the digests of a whole checkpoint, but holds {digests}. {remedy}")
-        if digests[_CONFIG_DIGEST] != config_digest:
-            raise CheckpointError(
-                f"{path} was saved under another config (digest {digests[_CONFIG_DIGEST][:12]}, this one is "
-                f"{config_digest[:12]}). Resume with the run's own config, or choose a new run directory."
-            )
-        try:
-            state = ocp.load(path, abstract_state)
-        except Exception as error:
-            raise CheckpointError(f"{path} must be a whole checkpoint, but: {_first_line(error)}. {remedy}") from error
-    if content_digest(state) != digests[_CONTENT_DIGEST]:
-        raise CheckpointError(f"{path} is damaged: its arrays are not those that were saved. {remedy}")
-    return state
+    _check_manifest(path, config_digest, remedy)
+    try:
+        with _orbax_quiet():
+            return ocp.load(path, abstract_state)
+    except Exception as error:  # whatever Orbax says of a whole checkpoint that it cannot load, the remedy is the same
+        raise CheckpointError(f"{path} must hold this run's state, but: {_first_line(error)}. {remedy}") from error
+
+
+def finished_steps(folder: Path) -> list[int]:
+    """Return the steps of the whole checkpoints, oldest first; an absent folder has none."""
+    return sorted(_step_folders(folder, is_finished=True))
 
 
 def abstract_of(state: T) -> T:
@@ -122,19 +119,42 @@ def abstract_of(state: T) -> T:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
 
 
-def content_digest(state: Any) -> str:
-    """Return the sha256 (hex) of every array of `state` with its path, shape and type."""
-    hasher = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-        hasher.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}\n".encode())
-        hasher.update(np.ascontiguousarray(array).tobytes())
-    return hasher.hexdigest()
+def _write_manifest(path: Path, config_digest: str) -> None:
+    manifest = {"config_digest": config_digest, "files": _file_digests(path)}
+    write_text_atomically(path / MANIFEST_NAME, canonical_json(manifest) + "\n")
+
+
+def _check_manifest(path: Path, config_digest: str, remedy: str) -> None:
+    try:
+        manifest = read_json(path / MANIFEST_NAME)
+        expected_digest, expected_files = manifest["config_digest"], dict(manifest["files"])
+    except (DataError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: its manifest cannot be read ({error}). {remedy}") from error
+    if expected_digest != config_digest:
+        raise CheckpointError(
+            f"{path} was saved under another config (digest {str(expected_digest)[:12]}, this one is "
+            f"{config_digest[:12]}). Resume with the run's own config, or choose a new run directory."
+        )
+    files = _file_digests(path)
+    broken = sorted(name for name in expected_files.keys() | files.keys() if expected_files.get(name) != files.get(name))
+    if broken:
+        raise CheckpointError(f"{path} is damaged: missing, altered or foreign are {', '.join(broken)}. {remedy}")
+
+
+def _file_digests(path: Path) -> dict[str, str]:
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file != path / MANIFEST_NAME)
+    return {file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _step_folders(folder: Path, *, is_finished: bool = False) -> set[int]:
+    if not folder.is_dir():
+        return set()
+    entries = (entry for entry in folder.iterdir() if entry.name.isdigit() and entry.is_dir())
+    return {int(entry.name) for entry in entries if not is_finished or (entry / MANIFEST_NAME).exists()}
 
 
 def _find_step(folder: Path, step: int | None) -> int:
-    steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()) if folder.is_dir() else []
+    steps = finished_steps(folder)
     if not steps:
         raise CheckpointError(f"{folder} must hold at least one checkpoint, but holds none. Train a run there first.")
     if step is None:

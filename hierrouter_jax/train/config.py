@@ -37,8 +37,8 @@ class PPOConfig:
     """The same for the change of a value estimate; None leaves values unclipped."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
-    entropy_coefficient: float = 0.1
-    """Weight of the entropy bonus."""
+    entropy_coefficient: float = 0.2
+    """Weight of the entropy bonus. Advantages are normalised, so this is on their scale; less finds long routes late."""
     discount: float = 1.0
     """Gamma. Routes are short and finite, so nothing is discounted unless asked."""
     gae_lambda: float = 0.95
@@ -78,7 +78,7 @@ class TrainConfig:
     checkpoint_interval: int = 50
     """Updates between two checkpoints."""
     num_checkpoints_kept: int = 3
-    """Older checkpoints are deleted."""
+    """Older checkpoints are deleted. At least 2: the one before must outlive the writing of the newest."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """The learner."""
     network: RouterNetConfig = field(default_factory=RouterNetConfig)
@@ -86,8 +86,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside the meaning of each field, all at once."""
-        counts = ("num_updates", "num_envs", "validation_interval", "checkpoint_interval", "num_checkpoints_kept")
-        problems = [*_out_of_range(self, ("cost_weight", "seed"), low=0), *_out_of_range(self, counts, low=1)]
+        counts = ("num_updates", "num_envs", "validation_interval", "checkpoint_interval")
+        problems = [
+            *_out_of_range(self, ("cost_weight", "seed"), low=0),
+            *_out_of_range(self, counts, low=1),
+            *_out_of_range(self, ("num_checkpoints_kept",), low=2),
+        ]
         if not problems and self.num_envs % self.ppo.num_minibatches != 0:
             problems.append(
                 f"num_envs must be a multiple of num_minibatches, but {self.num_envs} is not one of "

@@ -194,10 +194,10 @@ def _route_program(allow_stop: bool, placement: _Placement) -> Callable[[Params,
 
 def _make_validation(
     config: TrainConfig, validation: RouteTree | None, placement: _Placement
-) -> Callable[[Params, int], dict[str, float]]:
+) -> Callable[[Params, int], dict[str, int | float]]:
     """Return `validate(params, update)`: scores of the greedy policy where the interval says so, else nothing."""
 
-    def validate(params: Params, update: int) -> dict[str, float]:
+    def validate(params: Params, update: int) -> dict[str, int | float]:
         if validation is None or (update % config.validation_interval != 0 and update != config.num_updates):
             return {}
         routes = _route_program(config.allow_stop, placement)(params, validation)
@@ -210,7 +210,7 @@ def _make_validation(
     return validate
 
 
-def _metric_lines(columns: UpdateMetrics, finished: int, until: int) -> list[dict[str, float]]:
+def _metric_lines(columns: UpdateMetrics, finished: int, until: int) -> list[dict[str, int | float]]:
     """Return one dict an update; `ConfigError` when training has diverged."""
     table = {field.name: np.asarray(getattr(columns, field.name)) for field in fields(columns)}
     lines = []

@@ -45,7 +45,7 @@ class MetricsLog:
         self._file.close()
         self._events.close()
 
-    def append(self, rows: Sequence[Mapping[str, float]], speed: Mapping[str, float]) -> None:
+    def append(self, rows: Sequence[Mapping[str, int | float]], speed: Mapping[str, int | float]) -> None:
         """Write one line a row (`update` is the number of finished updates); `speed` goes to TensorBoard alone.
 
         The lines are on the disk when this returns. Raises `StorageError` when they could not be written.
@@ -76,7 +76,7 @@ class MetricsLog:
         write_text_atomically(self._path, "".join(canonical_json(row) + "\n" for row in kept))
 
 
-def read_metrics(run_dir: Path) -> list[dict[str, float]]:
+def read_metrics(run_dir: Path) -> list[dict[str, int | float]]:
     """Return the lines of `metrics.jsonl` as dicts; a last line that a kill cut short is left out."""
     path = run_dir / METRICS_NAME
     if not path.exists():

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from hierrouter_jax.core.atomic_files import write_text_atomically
 from hierrouter_jax.core.configs import digest, from_json_dict, read_json, to_json_dict
 from hierrouter_jax.core.errors import CheckpointError, ConfigError, DataError, raise_all
 from hierrouter_jax.routing.route_tree import RouteTree
-from hierrouter_jax.train.checkpoint import content_digest
+from hierrouter_jax.train.checkpoint import finished_steps
 from hierrouter_jax.train.config import TrainConfig
 from hierrouter_jax.train.metrics_log import METRICS_NAME
 
@@ -57,7 +60,18 @@ def make_record(config: TrainConfig, tree: RouteTree, origins: Mapping[str, str]
 def tree_digest(tree: RouteTree) -> str:
     """Return the sha256 (hex) of the tree's arrays, names and sizes."""
     names = json.dumps([tree.model_names, tree.task_names, tree.num_models, tree.num_stages])
-    return hashlib.sha256(f"{content_digest(tree)} {names}".encode()).hexdigest()
+    return hashlib.sha256(f"{arrays_digest(tree)} {names}".encode()).hexdigest()
+
+
+def arrays_digest(tree: Any) -> str:
+    """Return the sha256 (hex) of every array of a pytree with its path, shape and type."""
+    hasher = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        hasher.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}\n".encode())
+        hasher.update(np.ascontiguousarray(array).tobytes())
+    return hasher.hexdigest()
 
 
 def read_record(run_dir: Path) -> RunRecord:
@@ -81,7 +95,7 @@ def open_run_dir(run_dir: Path, record: RunRecord, *, resume: bool) -> bool:
         raise ConfigError(f"{run_dir} already holds a run. Resume it, or choose another run directory.")
     _check_same_run(run_dir, read_record(run_dir), record)
     checkpoints = run_dir / CHECKPOINTS_NAME
-    if checkpoints.is_dir() and any(entry.name.isdigit() for entry in checkpoints.iterdir()):
+    if finished_steps(checkpoints):
         return True
     # The checkpoint of update 0 precedes the first line, so a run without both was killed before it began.
     if (run_dir / METRICS_NAME).exists() and (run_dir / METRICS_NAME).stat().st_size > 0:

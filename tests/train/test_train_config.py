@@ -41,12 +41,15 @@ def test_ppo_values_out_of_range_are_named(name, value):
         PPOConfig(**{name: value})
 
 
-@pytest.mark.parametrize(
-    "name", ["num_updates", "num_envs", "validation_interval", "checkpoint_interval", "num_checkpoints_kept"]
-)
+@pytest.mark.parametrize("name", ["num_updates", "num_envs", "validation_interval", "checkpoint_interval"])
 def test_counts_begin_at_one(name):
     with pytest.raises(ConfigError, match=f"{name} must be finite, >= 1, but is 0"):
         TrainConfig(**{name: 0})
+
+
+def test_two_checkpoints_are_kept_at_least():
+    with pytest.raises(ConfigError, match="num_checkpoints_kept must be finite, >= 2, but is 1"):
+        TrainConfig(num_checkpoints_kept=1)
 
 
 def test_episodes_split_evenly_into_minibatches():

@@ -56,8 +56,9 @@ GREEDY = Sampling()
 class GenerationRequest:
     """A question to one model of a pool.
 
-    With `options`, nothing is generated: the options are ranked by their likelihood as a continuation of the prompt
-    (a leading space is part of an option), and the response is the likeliest one.
+    With `options`, nothing is generated: the options are ranked by their log-likelihood per byte as continuations of
+    the prompt (a leading space is part of an option, but is not counted), and the response is the highest. Without
+    the division by length the shortest option would win most of the time.
     """
 
     model: str
@@ -93,7 +94,8 @@ class Response:
 
     `num_new_tokens` counts the tokens produced, an end-of-text token or a stop string's tokens included; for ranked
     options it is 1. `logprob` is the sum of natural-log probabilities of the produced tokens (of the chosen option),
-    at temperature 1. `option_logprobs` is normalised over the options.
+    at temperature 1. `option_logprobs` are the options' own sums, normalised over
+    the options.
     """
 
     text: str

@@ -89,6 +89,27 @@ def plan_reads(num_tokens: Sequence[int], limits: BatchLimits) -> list[list[int]
     return groups
 
 
+def plan_branches(
+    model: DecoderModel, num_tokens: Sequence[int], num_branches: Sequence[int], limits: BatchLimits
+) -> list[list[int]]:
+    """Split rows that are read and then branch, longest first, so that the branches' caches fit the memory bound."""
+    order = sorted(range(len(num_tokens)), key=lambda row: -num_tokens[row])
+    groups: list[list[int]] = []
+    while order:
+        longest = num_tokens[order[0]]
+        row_bytes = slot_bytes(model.config, dtype=model.dtype) * slot_bucket(longest)
+        most_branches = max(1, limits.max_cache_bytes // row_bytes)
+        size, total = 0, 0
+        for row in order[: min(limits.max_batch, prefill_rows(prompt_bucket(longest), limits))]:
+            total += num_branches[row]
+            if size and total > most_branches:
+                break
+            size += 1
+        groups.append(order[:size])
+        order = order[size:]
+    return groups
+
+
 def prefill_rows(num_tokens: int, limits: BatchLimits) -> int:
     """Return how many rows of that padded length one program reads: a power of two, at least one."""
     return batch_bucket(max(1, limits.max_prefill_tokens // num_tokens) + 1) // 2

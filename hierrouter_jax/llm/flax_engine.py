@@ -110,8 +110,8 @@ def _longest_answer(request: GenerationRequest, tokenizer: Tokenizer) -> int:
 
 def _option_ids(tokenizer: Tokenizer, option: str) -> list[int]:
     token_ids = tokenizer.encode(option, add_special_tokens=False)
-    if not token_ids:
-        raise ConfigError(f"An option must have at least one token, but {option!r} has none; give it a text.")
+    if not token_ids or not option.strip():
+        raise ConfigError(f"An option must have a visible text, but is {option!r}.")
     return token_ids
 
 
@@ -144,9 +144,11 @@ def _written_response(tokenizer: Tokenizer, request: EncodedRequest, row: Genera
 
 
 def _ranked_response(request: EncodedRequest, scores: Sequence[float]) -> Response:
-    """Choose the likeliest option, the first of equals; log-probabilities are normalised over the options."""
-    best = max(range(len(scores)), key=lambda option: scores[option])
-    log_total = scores[best] + math.log(math.fsum(math.exp(score - scores[best]) for score in scores))
+    """Choose the option that is likeliest per byte, the first of equals."""
+    rates = [score / len(option.strip().encode()) for score, option in zip(scores, request.options, strict=True)]
+    best = max(range(len(scores)), key=lambda option: rates[option])
+    highest = max(scores)
+    log_total = highest + math.log(math.fsum(math.exp(score - highest) for score in scores))
     return Response(
         text=request.options[best],
         num_prompt_tokens=len(request.token_ids),

@@ -1,12 +1,13 @@
 """How likely given continuations are: sums of natural log-probabilities of their tokens after a prompt.
 
-Continuations of one token need a distribution after the prompt only, so each distinct prompt is read once for all of
-its options. Longer ones are read behind their prompt, and logits are made at their own positions only.
+Each distinct prompt is read once, whatever the number of its continuations. Continuations of one token need the
+distribution after the prompt only; longer ones branch off the prompt's cache, which is repeated a row a continuation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from hierrouter_jax.core.errors import ConfigError, DataError
-from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, check_prompts, pad_tokens, plan_reads, prompt_bucket
+from hierrouter_jax.llm.batching import (
+    BatchLimits,
+    batch_bucket,
+    check_prompts,
+    pad_tokens,
+    plan_branches,
+    plan_reads,
+    prompt_bucket,
+    slot_bucket,
+)
+from hierrouter_jax.llm.cache import KVCache, resize_cache, take_rows
 from hierrouter_jax.llm.decoder import DecoderModel
 from hierrouter_jax.llm.sampling import token_logprobs
 
@@ -50,18 +61,17 @@ def score_continuations(
     befores, afters = [tuple(prompt) for prompt in prompts], [tuple(continuation) for continuation in continuations]
     _check(model, befores, afters)
     scores = [0.0] * len(befores)
-    singles: dict[tuple[int, ...], list[int]] = {}
-    longer = []
-    for index, (prompt, continuation) in enumerate(zip(befores, afters, strict=True)):
-        if len(continuation) == 1:
-            singles.setdefault(prompt, []).append(index)
-        else:
-            longer.append(index)
-    distinct = list(singles)
-    for group in plan_reads([len(prompt) for prompt in distinct], limits):
-        _score_singles(model, [distinct[g] for g in group], [singles[distinct[g]] for g in group], afters, scores)
-    for group in plan_reads([len(befores[i]) + len(afters[i]) for i in longer], limits):
-        _score_longer(model, [longer[g] for g in group], befores, afters, scores)
+    users: dict[tuple[int, ...], list[int]] = {}
+    for index, prompt in enumerate(befores):
+        users.setdefault(prompt, []).append(index)
+    branching = {prompt for prompt, own in users.items() if any(len(afters[index]) > 1 for index in own)}
+    single = [prompt for prompt in users if prompt not in branching]
+    for group in plan_reads([len(prompt) for prompt in single], limits):
+        _score_singles(model, [single[g] for g in group], [users[single[g]] for g in group], afters, scores)
+    longer = [prompt for prompt in users if prompt in branching]
+    sizes = [len(prompt) + max(len(afters[index]) for index in users[prompt]) for prompt in longer]
+    for group in plan_branches(model, sizes, [len(users[prompt]) for prompt in longer], limits):
+        _score_branches(model, [longer[g] for g in group], [users[longer[g]] for g in group], afters, scores)
     return scores
 
 
@@ -97,27 +107,27 @@ def _score_singles(
             scores[index] = float(logprobs[row, column])
 
 
-def _score_longer(
+def _score_branches(
     model: DecoderModel,
-    indices: list[int],
     prompts: list[tuple[int, ...]],
+    users: list[list[int]],
     continuations: list[tuple[int, ...]],
     scores: list[float],
 ) -> None:
-    """Score continuations of several tokens, one row a pair. The last token is asked for but need not be read."""
-    rows = [(*prompts[index], *continuations[index][:-1]) for index in indices]
-    num_rows = batch_bucket(len(rows))
-    tokens, _ = pad_tokens(rows, num_rows, prompt_bucket(max(map(len, rows))))
-    shape = (num_rows, batch_bucket(max(len(continuations[index]) for index in indices)))
-    positions, wanted, is_wanted = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, bool)
-    for row, index in enumerate(indices):
+    """Score the continuations of distinct prompts; `users` are the pairs that share each prompt."""
+    tokens, lengths = pad_tokens(prompts, batch_bucket(len(prompts)), prompt_bucket(max(map(len, prompts))))
+    branches = [(row, index) for row, own in enumerate(users) for index in own]
+    shape = (batch_bucket(len(branches)), batch_bucket(max(len(continuations[index]) for _, index in branches)))
+    rows, wanted, is_wanted = np.zeros(shape[0], np.int32), np.zeros(shape, np.int32), np.zeros(shape, bool)
+    for branch, (row, index) in enumerate(branches):
         size = len(continuations[index])
-        positions[row, :size] = len(prompts[index]) - 1 + np.arange(size)
-        wanted[row, :size] = continuations[index]
-        is_wanted[row, :size] = True
-    sums = np.asarray(span_logprobs(model, tokens, positions, wanted, is_wanted))
-    for row, index in enumerate(indices):
-        scores[index] = float(sums[row])
+        rows[branch] = row
+        wanted[branch, :size] = continuations[index]
+        is_wanted[branch, :size] = True
+    last, cache = read_prompts(model, tokens, lengths, num_slots=slot_bucket(tokens.shape[1] + shape[1]))
+    sums = np.asarray(branch_logprobs(model, last, cache, rows, wanted, is_wanted))
+    for (_, index), score in zip(branches, sums[: len(branches)], strict=True):
+        scores[index] = float(score)
 
 
 @jax.jit
@@ -134,23 +144,36 @@ def last_logprobs(
     return jnp.take_along_axis(jax.nn.log_softmax(decoder.logits(last), axis=-1), wanted, axis=1)
 
 
-@jax.jit
-def span_logprobs(
-    model: DecoderModel,
-    tokens: Int[Array, "batch time"],
-    positions: Int[Array, "batch span"],
-    wanted: Int[Array, "batch span"],
-    is_wanted: Bool[Array, "batch span"],
-) -> Float[Array, " batch"]:
-    """Return each row's sum of log-probabilities of the wanted tokens, read after the tokens at `positions`."""
-    decoder = model.module()
-    hidden, _ = decoder.hidden_states(tokens)
-    states = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
+@partial(jax.jit, static_argnames=("num_slots",))
+def read_prompts(
+    model: DecoderModel, tokens: Int[Array, "batch time"], lengths: Int[Array, " batch"], *, num_slots: int
+) -> tuple[Float[Array, "batch embed"], KVCache]:
+    """Return the state after each right-padded prompt, and a cache of `num_slots` slots that holds the prompts."""
+    hidden, cache = model.module().hidden_states(tokens)
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    return last, resize_cache(cache.replace(lengths=lengths), num_slots)
 
-    # One position of all rows at a time: a large vocabulary's logits of a whole span would fill the memory.
-    def add(total: Float[Array, " batch"], entry: tuple[Array, Array, Array]) -> tuple[Float[Array, " batch"], None]:
+
+@jax.jit
+def branch_logprobs(
+    model: DecoderModel,
+    last: Float[Array, "batch embed"],
+    cache: KVCache,
+    rows: Int[Array, " branch"],
+    wanted: Int[Array, "branch span"],
+    is_wanted: Bool[Array, "branch span"],
+) -> Float[Array, " branch"]:
+    """Return each branch's sum of log-probabilities of its wanted tokens, read on from the prompt of its row."""
+    decoder = model.module()
+    branched = take_rows(cache, rows)
+    positions = branched.lengths[:, None] + jnp.arange(wanted.shape[1], dtype=jnp.int32)[None, :]
+    hidden, _ = decoder.hidden_states(wanted, positions, branched)
+    states = jnp.concatenate((last[rows][:, None], hidden[:, :-1]), axis=1)  # each token is foretold by the one before
+
+    # One position of all branches at a time: a large vocabulary's logits of a whole span would fill the memory.
+    def add(total: Float[Array, " branch"], entry: tuple[Array, Array, Array]) -> tuple[Float[Array, " branch"], None]:
         state, token, is_used = entry
         return total + jnp.where(is_used, token_logprobs(decoder.logits(state), token), 0.0), None
 
     entries = (states.swapaxes(0, 1), wanted.T, is_wanted.T)
-    return jax.lax.scan(add, jnp.zeros(tokens.shape[0]), entries)[0]
+    return jax.lax.scan(add, jnp.zeros(wanted.shape[0]), entries)[0]

@@ -53,7 +53,7 @@ def place(tmp_path_factory, cache):
     save_scripted_tree(place / "other.npz", encoder_dim=11)
     whole = (place / "tree.npz").read_bytes()
     (place / "truncated.npz").write_bytes(whole[: len(whole) // 2])
-    trained = hierrouter(["train", "--run-dir", "run", "--tree", "tree.npz", *TINY], place, cache)
+    trained = hierrouter(["train", "--run-dir", "run", *ON_TREE, *TINY, "--json", "train.json"], place, cache)
     assert trained.returncode == 0, trained.stderr
     (place / "emptied").mkdir()
     (place / "emptied" / "config.json").write_bytes((place / "run" / "config.json").read_bytes())
@@ -132,6 +132,13 @@ def test_bad_input_exits_with_2_and_says_what_is_wrong(outcomes, name):
     assert done.stdout == ""
     for text in CASES[name][2]:
         assert text in done.stderr
+
+
+def test_train_leaves_a_run_and_its_outcome(place):
+    outcome = json.loads((place / "train.json").read_text())
+    assert outcome["config"]["num_updates"] == 3
+    assert outcome["last_metrics"]["update"] == 3
+    assert {"config.json", "metrics.jsonl", "checkpoints"} <= {path.name for path in (place / "run").iterdir()}
 
 
 def test_bad_input_leaves_every_file_as_it_was(outcomes):

@@ -3,7 +3,8 @@ r"""Finding the answer in a model's text: a letter, a number, or a program.
 Small models ignore format instructions, so extraction is lenient about form and strict about content: it accepts
 every usual way of saying an answer, and never picks between answers by looking at the right one.
 
-- letter: constrained decoding gives it alone; also "(B)", "**B**", "answer is B", \boxed{B}, or a choice's own text.
+- letter: that of the choice whose text the answer is (what constrained decoding gives); else "B", "(B)", "**B**",
+  "answer is B" or \boxed{B}.
 - number: the last \boxed{...}, else what follows the last "####", else the last "answer is", else the last number.
 - program: see `program_extraction`.
 """
@@ -33,9 +34,11 @@ def extract_letter(row: TaskRow, text: str) -> str | None:
     """Return the letter of the choice the text decides for, or None."""
     letters = "".join(row.letters)
     stripped = text.strip()
-    for choice, letter in zip(row.choices, letters, strict=True):
-        if stripped.rstrip(".").casefold() == choice.strip().rstrip(".").casefold():
-            return letter
+    # Word for word first: choices may differ in case or in a full stop alone ("Co" and "CO").
+    for simplified in (str, lambda words: words.rstrip(".").casefold()):
+        for choice, letter in zip(row.choices, letters, strict=True):
+            if simplified(stripped) == simplified(choice.strip()):
+                return letter
     bare = re.sub(r"^[\s(\[*\"'`]+|[\s)\].*:\"'`]+$", "", stripped)
     if len(bare) == 1 and bare.upper() in letters:
         return bare.upper()

@@ -56,7 +56,7 @@ class SandboxLimits:
     """What one run may use. CPU time is the limit that counts; wall time is generous, because machines are busy."""
 
     cpu_s: int = 4
-    wall_s: float = 12.0
+    wall_s: float = 30.0
     memory_bytes: int = 512 * 2**20  # address space of each process
     scratch_bytes: int = 16 * 2**20
     num_processes: int = 8

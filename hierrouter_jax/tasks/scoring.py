@@ -58,7 +58,7 @@ def score_answer(row: TaskRow, text: str, *, limits: SandboxLimits = DEFAULT_LIM
         raise DataError(f"An answer is scored against that of its row, but row {row.id!r} has none; give it an answer.")
     if row.form == "choice":
         extracted = extract_letter(row, text)
-        is_right = extracted == row.answer
+        is_right = extracted is not None and _choice(row, extracted) == _choice(row, row.answer)
     elif row.form == "number":
         extracted = extract_number(text)
         is_right = extracted is not None and is_same_number(extracted, row.answer)
@@ -117,6 +117,11 @@ def format_reports(
             )
         )
     return reports
+
+
+def _choice(row: TaskRow, letter: str) -> str:
+    """Return the text of a choice: a row may hold one choice twice, and then either letter is right."""
+    return row.choices[row.letters.index(letter)].strip()
 
 
 def _passes(row: TaskRow, program: str, limits: SandboxLimits) -> bool:

@@ -60,8 +60,9 @@ def field_problems(record: object) -> list[str]:
     ]
     for name in ("choices", "tests"):
         value = record.get(name)
-        if value is not None and not (isinstance(value, list) and value and all(isinstance(v, str) for v in value)):
-            problems.append(f"{name} must be a list of texts or null, but is {value!r:.60}")
+        is_list = isinstance(value, list) and bool(value)
+        if value is not None and not (is_list and all(isinstance(part, str) and part.strip() for part in value)):
+            problems.append(f"{name} must be a list of texts, none empty, or null, but is {value!r:.60}")
     entry_point = record.get("entry_point")
     if entry_point is not None and not (isinstance(entry_point, str) and entry_point.isidentifier()):
         problems.append(f"entry_point must be a Python name or null, but is {entry_point!r:.60}")

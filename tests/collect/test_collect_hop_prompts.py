@@ -61,10 +61,7 @@ def test_equal_texts_ask_equal_requests(row):
 
 def test_context_is_the_query_and_then_each_response():
     assert context_text(QUIZ, ()) == "Which?\nA. stone\nB. plum\nC. chair"
-    assert (
-        context_text(QUIZ, (" B", "C"))
-        == "Which?\nA. stone\nB. plum\nC. chair\n\nAnswer 1: B. plum\n\nAnswer 2: C. chair"
-    )
+    assert context_text(QUIZ, (" B", "C")) == "Which?\nA. stone\nB. plum\nC. chair\n\nAnswer 1: plum\n\nAnswer 2: chair"
     assert context_text(SUM, ("It is 7.",)) == "How many?\n\nAnswer 1: It is 7."
     assert context_text(PROGRAM, ()) == "Write f.\nassert f(1) == 1"
     assert context_text(REST, ()) == 'def f(x):\n    """Same."""'  # the tests are hidden from every model

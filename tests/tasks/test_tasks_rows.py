@@ -149,12 +149,13 @@ BAD_LINES = [
     (json.dumps({**NUMBER, "answer": "many"}), "answer must be a number"),
     (json.dumps({**LETTER, "answer": "D"}), "answer must be one of ABC, but is 'D'"),
     (json.dumps({**LETTER, "answer": "AB"}), "answer must be one of ABC"),
-    (json.dumps({**LETTER, "choices": "plum"}), "choices must be a list of texts or null"),
+    (json.dumps({**LETTER, "choices": "plum"}), "choices must be a list of texts, none empty, or null"),
+    (json.dumps({**LETTER, "choices": ["plum", " "]}), "choices must be a list of texts, none empty"),
     (json.dumps({**LETTER, "choices": ["plum"]}), "there must be 2 to 10 choices, but there are 1"),
     (json.dumps({**LETTER, "tests": ["assert f()"]}), "not both"),
     (json.dumps({**CODE, "entry_point": None}), "entry_point is missing"),
     (json.dumps({**CODE, "entry_point": "not a name"}), "entry_point must be a Python name"),
-    (json.dumps({**CODE, "tests": [3]}), "tests must be a list of texts or null"),
+    (json.dumps({**CODE, "tests": [3]}), "tests must be a list of texts, none empty, or null"),
 ]
 
 

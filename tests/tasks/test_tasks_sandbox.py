@@ -17,7 +17,7 @@ import pytest
 from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.tasks.sandbox import SandboxLimits, run_program
 
-LIMITS = SandboxLimits(cpu_s=1, wall_s=6.0)
+LIMITS = SandboxLimits(cpu_s=1, wall_s=20.0)
 NAMESPACES = ("user_namespace", "processes", "network", "root")
 # What a system without namespaces leaves, and what one without Landlock and seccomp leaves.
 WALL_SETS = {"all": (), "no_namespaces": NAMESPACES, "no_kernel_filters": ("landlock", "seccomp")}
@@ -158,7 +158,7 @@ def test_endless_loop(without):
     start = time.monotonic()
     result = judge("def f(x):\n    while True:\n        pass", without=without)
     assert result.status == "timeout"
-    assert time.monotonic() - start < LIMITS.wall_s + 4
+    assert time.monotonic() - start < LIMITS.wall_s + 10
 
 
 def test_endless_sleep():
@@ -181,7 +181,7 @@ def f(x):
         for _ in range(40):
             pid = os.fork()
             if pid == 0:
-                time.sleep(20)
+                time.sleep(90)
                 os._exit(0)
             made.append(pid)
     except OSError as error:
@@ -190,7 +190,7 @@ def f(x):
 """
     start = time.monotonic()
     shown, _ = value_of(bomb, without=without)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     errno, pids = int(re.match(r"\((\d+)", shown).group(1)), [int(pid) for pid in re.findall(r"\d+", shown)[1:]]
     assert errno == 11  # EAGAIN: the limit held
     assert len(pids) < LIMITS.num_processes
@@ -218,19 +218,19 @@ def f(x):
 @every_wall_set
 def test_memory_bomb(without):
     bomb = "def f(x):\n    kept = []\n    for _ in range(64):\n        kept.append(bytearray(2 ** 25))\n    return 5"
-    result = judge(bomb, limits=SandboxLimits(cpu_s=3, wall_s=9.0, memory_bytes=2**28), without=without)
+    result = judge(bomb, limits=SandboxLimits(cpu_s=3, wall_s=30.0, memory_bytes=2**28), without=without)
     assert (result.status, result.detail) == ("error", "MemoryError: ")
 
 
 def test_gigabyte_of_output_is_thrown_away():
     flood = "def f(x):\n    line = 'x' * 2 ** 20\n    for _ in range(1024):\n        print(line)\n    return 4"
-    result = judge(flood, limits=SandboxLimits(cpu_s=5, wall_s=15.0, max_output_bytes=1009))
+    result = judge(flood, limits=SandboxLimits(cpu_s=5, wall_s=60.0, max_output_bytes=1009))
     assert not result.is_passed
     assert result.output == "x" * 1009
 
 
 def test_value_too_large_to_hand_over():
-    result = judge("def f(x):\n    return 'x' * 10 ** 7", limits=SandboxLimits(cpu_s=3, wall_s=9.0))
+    result = judge("def f(x):\n    return 'x' * 10 ** 7", limits=SandboxLimits(cpu_s=3, wall_s=30.0))
     assert result.status == "error"
     assert "too large" in result.detail
 

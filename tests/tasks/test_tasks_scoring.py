@@ -1,6 +1,6 @@
 """Scores: right and wrong answers of every form, reference solutions of real rows, and shares by task."""
 
-import time
+import threading
 
 import pytest
 
@@ -77,12 +77,18 @@ def test_batch_equals_one_by_one_and_judges_equal_pairs_once(monkeypatch):
     assert scores == [score_answer(row, text) for row, text in zip(rows, texts, strict=True)]
 
 
-def test_batch_runs_sandboxes_side_by_side():
-    slow = [f"import time\ndef turn(x):\n    time.sleep(0.25)\n    return x[::-1]  # {i}" for i in range(4)]
-    start = time.monotonic()
-    assert [score.quality for score in score_answers([PROGRAM] * 4, slow, num_workers=4, is_quiet=True)] == [1.0] * 4
-    together = time.monotonic() - start
-    assert together < 4 * 0.5  # two calls of 0.25 s each: one after the other they would take 2 s and the start-ups
+def test_batch_runs_as_many_sandboxes_at_a_time_as_it_has_workers(monkeypatch):
+    from hierrouter_jax.tasks import scoring
+
+    meeting = threading.Barrier(3)  # opens only when three calls are inside at the same time
+
+    def wait_for_the_others(*arguments, **named):
+        meeting.wait(timeout=30)
+        return run_program(*arguments, **named)
+
+    monkeypatch.setattr(scoring, "run_program", wait_for_the_others)
+    texts = [f"def turn(x):\n    return x[::-1]  # {index}" for index in range(3)]
+    assert [score.quality for score in score_answers([PROGRAM] * 3, texts, num_workers=3, is_quiet=True)] == [1.0] * 3
 
 
 def test_first_error_ends_a_batch():
@@ -121,10 +127,19 @@ def test_reference_solutions_pass(benchmarks_dir, task):
     assert [row.id for row, score in zip(sample, scores, strict=True) if score.quality < 1] == []
 
 
-def test_reference_answers_of_other_tasks_are_right(benchmarks_dir):
-    rows = [
-        row
-        for task in ("gsm8k", "mmlu", "arc_challenge", "commonsenseqa")
-        for row in load_rows(benchmarks_dir / f"{task}.jsonl")
-    ]
+def test_reference_numbers_are_right(benchmarks_dir):
+    rows = load_rows(benchmarks_dir / "gsm8k.jsonl")
     assert {score_answer(row, row.answer).quality for row in rows} == {1.0}
+
+
+@pytest.mark.parametrize("task", ["mmlu", "arc_challenge", "commonsenseqa"])
+def test_of_real_choices_only_the_right_one_scores(benchmarks_dir, task):
+    for row in load_rows(benchmarks_dir / f"{task}.jsonl", num_rows=503):
+        right = row.choices[row.letters.index(row.answer)].strip()
+        qualities = [score_answer(row, f" {choice.strip()}").quality for choice in row.choices]
+        assert qualities == [float(choice.strip() == right) for choice in row.choices], row.id
+
+
+def test_choice_given_twice_is_right_under_either_letter():
+    row = TaskRow(id="q", task="quiz", question="?", answer="C", choices=("sea", "lake", "sea "))
+    assert [score_answer(row, text).quality for text in (" sea", "A", "C", "B")] == [1.0, 1.0, 1.0, 0.0]

@@ -1,8 +1,7 @@
 """Tokenizers and chat templates, through transformers and without torch.
 
-A Hugging Face folder brings its tokenizer. A GGUF file carries the vocabulary alone; transformers rebuilds a tokenizer
-from it in 4 to 18 seconds, so the result is kept in the cache under the file's digest and later loads are fast.
-Rebuilding knows how only some vocabularies cut text before merging; `_PRE_TOKENIZERS` has the ones it leaves out.
+A Hugging Face folder brings its tokenizer. A GGUF file carries the vocabulary alone; the tokenizer built from it
+(`gguf_tokenizer`) is kept in the cache under the file's digest, so that later loads are fast.
 """
 
 from __future__ import annotations
@@ -16,15 +15,14 @@ from typing import Any
 
 from hierrouter_jax.core.errors import ConfigError, StorageError, WeightsError
 from hierrouter_jax.core.text import Message
+from hierrouter_jax.llm.gguf_tokenizer import build_tokenizer, special_tokens
 from hierrouter_jax.weights.gguf_reader import GGUFReader
 from hierrouter_jax.weights.sources import ResolvedFiles, default_cache_dir
 
-FORMAT_VERSION = 1  # of what is kept in the cache; raise it when rebuilding from GGUF changes
+FORMAT_VERSION = 2  # of what is kept in the cache; raise it when building from GGUF changes
 
 # Tokens that end an answer, where a vocabulary has them as control tokens.
 END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "<eos>")
-# Vocabularies (tokenizer.ggml.pre) that cut every digit off before the byte-level pattern of GPT-2 cuts the rest.
-_SINGLE_DIGIT_VOCABULARIES = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 
 
 class Tokenizer:
@@ -100,16 +98,16 @@ def _from_folder(folder: Path) -> Any:
 
 
 def _rebuild(gguf_path: Path, kept: Path) -> None:
-    """Make a tokenizer of a GGUF file's vocabulary and keep it as a folder, whole or not at all."""
+    """Build the tokenizer of a GGUF file and keep it as a folder, whole or not at all."""
     import transformers
 
     metadata = GGUFReader(gguf_path).metadata
-    try:
-        backend = transformers.AutoTokenizer.from_pretrained(str(gguf_path.parent), gguf_file=gguf_path.name)
-    except Exception as error:  # transformers raises whatever its parts raise
-        raise WeightsError(f"{gguf_path} must carry a vocabulary that transformers reads, but rebuilding its tokenizer "
-                           f"failed: {type(error).__name__}: {error}. Use a hf: source.") from error  # fmt: skip
-    _set_pre_tokenizer(backend, metadata.get("tokenizer.ggml.pre"))
+    backend = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=build_tokenizer(metadata),
+        chat_template=metadata.get("tokenizer.chat_template"),
+        clean_up_tokenization_spaces=False,
+        **special_tokens(metadata),
+    )
     partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -124,17 +122,6 @@ def _rebuild(gguf_path: Path, kept: Path) -> None:
                                "with HIERROUTER_CACHE.") from error  # fmt: skip
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _set_pre_tokenizer(backend: Any, vocabulary: str | None) -> None:
-    if vocabulary not in _SINGLE_DIGIT_VOCABULARIES:
-        return
-    from tokenizers import pre_tokenizers
-
-    # Without this, two line ends before a digit come as two tokens, which these models have never seen so.
-    backend.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
 
 
 def _write_config(folder: Path, metadata: dict[str, Any]) -> None:

@@ -136,7 +136,9 @@ def _check_manifest(path: Path, config_digest: str, remedy: str) -> None:
             f"{config_digest[:12]}). Resume with the run's own config, or choose a new run directory."
         )
     files = _file_digests(path)
-    broken = sorted(name for name in expected_files.keys() | files.keys() if expected_files.get(name) != files.get(name))
+    broken = sorted(
+        name for name in expected_files.keys() | files.keys() if expected_files.get(name) != files.get(name)
+    )
     if broken:
         raise CheckpointError(f"{path} is damaged: missing, altered or foreign are {', '.join(broken)}. {remedy}")
 

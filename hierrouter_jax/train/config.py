@@ -38,7 +38,7 @@ class PPOConfig:
     value_coefficient: float = 0.5
     """Weight of the value loss."""
     entropy_coefficient: float = 0.2
-    """Weight of the entropy bonus. Advantages are normalised, so this is on their scale; less finds long routes late."""
+    """Weight of the entropy bonus, beside advantages of unit variance. With much less, long routes go undiscovered."""
     discount: float = 1.0
     """Gamma. Routes are short and finite, so nothing is discounted unless asked."""
     gae_lambda: float = 0.95
@@ -50,7 +50,9 @@ class PPOConfig:
         """Refuse values outside the meaning of each field, all at once."""
         problems = [
             *_out_of_range(self, ("num_epochs", "num_minibatches"), low=1),
-            *_out_of_range(self, ("learning_rate", "adam_epsilon", "clip_epsilon", "max_grad_norm"), low=0, is_open=True),
+            *_out_of_range(
+                self, ("learning_rate", "adam_epsilon", "clip_epsilon", "max_grad_norm"), low=0, is_open=True
+            ),
             *_out_of_range(self, ("value_coefficient", "entropy_coefficient"), low=0),
             *_out_of_range(self, ("discount", "gae_lambda"), low=0, high=1.0),
         ]

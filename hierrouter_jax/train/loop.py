@@ -30,7 +30,7 @@ from hierrouter_jax.routing.route_tree import RouteTree, check_same_pool, check_
 from hierrouter_jax.routing.scores import RouteBatch, score_routes
 from hierrouter_jax.train.checkpoint import CheckpointFolder, abstract_of, restore_checkpoint
 from hierrouter_jax.train.config import TrainConfig
-from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment, make_optimizer
+from hierrouter_jax.train.make_train import init_train_state, make_environment, make_optimizer
 from hierrouter_jax.train.metrics_log import MetricsLog
 from hierrouter_jax.train.parallel import (
     AXIS_NAME,

@@ -77,8 +77,8 @@ def make_environment(
     """Return the tree with the config's cost weight, or with another one."""
     if cost_weight is None:
         cost_weight = config.cost_weight
-    elif not isinstance(cost_weight, jax.Array):
-        check_cost_weight(float(cost_weight))
+    elif not isinstance(cost_weight, jax.core.Tracer):
+        check_cost_weight(float(jnp.asarray(cost_weight)))
     return Environment(tree=tree, cost_weight=jnp.asarray(cost_weight, jnp.float32))
 
 

@@ -8,6 +8,7 @@ with `replicate` and `shard_rows`, and read results through `unreplicate`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
@@ -62,9 +63,7 @@ def shard_rows(tree: T, devices: Sequence[jax.Device], *, backend: Backend) -> T
     return jax.device_put(tree, NamedSharding(_mesh(devices), Spec(AXIS_NAME)))
 
 
-def parallelise(
-    update: Callable[..., Any], devices: Sequence[jax.Device], *, backend: Backend
-) -> Callable[..., Any]:
+def parallelise(update: Callable[..., Any], devices: Sequence[jax.Device], *, backend: Backend) -> Callable[..., Any]:
     """Run `update(state, row_ids, *shared) -> (state, metrics)` on every device, each with its share of the rows.
 
     `state` and `shared` come from `replicate`, `row_ids` from `shard_rows`; both results are replicated, since the
@@ -100,7 +99,7 @@ def parallelise_routes(
         sharded = shard_rows(by_query, devices, backend=backend)
         routes = spread(params, sharded, replicate(tree, devices, backend=backend))
         actions = np.asarray(routes.actions).reshape(num_queries + num_missing, -1)[:num_queries]
-        return routes.replace(actions=jnp.asarray(actions))
+        return dataclasses.replace(routes, actions=jnp.asarray(actions))
 
     return route_all
 
@@ -112,14 +111,12 @@ def _spread_routes(
     route: Callable[[Any, RouteTree], RouteBatch], devices: Sequence[jax.Device], *, backend: Backend
 ) -> Callable[[Any, dict[str, Any], RouteTree], RouteBatch]:
     def route_shard(params: Any, by_query: dict[str, Any], tree: RouteTree) -> RouteBatch:
-        return route(params, tree.replace(**by_query))
+        return route(params, dataclasses.replace(tree, **by_query))
 
     if backend == "pmap":
         return jax.pmap(route_shard, axis_name=AXIS_NAME, devices=list(devices))
     specs = (Spec(), Spec(AXIS_NAME), Spec())
-    mapped = jax.shard_map(
-        route_shard, mesh=_mesh(devices), in_specs=specs, out_specs=Spec(AXIS_NAME), check_vma=False
-    )
+    mapped = jax.shard_map(route_shard, mesh=_mesh(devices), in_specs=specs, out_specs=Spec(AXIS_NAME), check_vma=False)
     return jax.jit(mapped)
 
 

@@ -9,6 +9,7 @@ after the end of a route, count nowhere. Schulman et al. 2017, arXiv:1707.06347.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -180,9 +181,8 @@ def minibatch_step(
 ) -> tuple[tuple[RouterParams, optax.OptState], tuple[LossTerms, Float[Array, ""]]]:
     """Take one optimizer step; also return the loss terms and the norm of the gradient before clipping."""
     num_decisions = sum_over_devices(decisions.mask.sum(), axis_name)
-    decisions = decisions.replace(  # type: ignore[attr-defined]
-        advantage=normalise_advantages(decisions.advantage, decisions.mask, axis_name=axis_name)
-    )
+    advantages = normalise_advantages(decisions.advantage, decisions.mask, axis_name=axis_name)
+    decisions = dataclasses.replace(decisions, advantage=advantages)
     gradients, terms = jax.grad(ppo_loss, has_aux=True)(params, decisions, num_decisions, config)
     # Each device's loss is its sum over the count of all, so the sum over devices is the minibatch's mean.
     gradients, terms = sum_over_devices((gradients, terms), axis_name)

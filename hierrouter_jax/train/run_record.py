@@ -117,12 +117,12 @@ def _refuse_foreign_files(run_dir: Path) -> None:
 def _check_same_run(run_dir: Path, found: RunRecord, asked: RunRecord) -> None:
     changes = _differences(to_json_dict(found.config), to_json_dict(asked.config))
     raise_all(CheckpointError, f"{run_dir} holds a run of another config; resume with its own, or start anew:", changes)
-    sides = [
-        {"tree_digest": record.tree_digest, "model_names": list(record.model_names), **record.origins}
-        for record in (found, asked)
-    ]
-    changes = _differences(*sides)
+    changes = _differences(_data_of(found), _data_of(asked))
     raise_all(DataError, f"{run_dir} was trained on other data; resume with its own tree, or start anew:", changes)
+
+
+def _data_of(record: RunRecord) -> dict[str, Any]:
+    return {"tree_digest": record.tree_digest, "model_names": record.model_names, **record.origins}
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:

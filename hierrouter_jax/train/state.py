@@ -28,7 +28,7 @@ class TrainState:
     opt_state: optax.OptState
     step: Int[Array, ""]
     key: Key[Array, ""]
-    num_hops: UInt32[Array, "2"]  # hops taken since the start: low word, high word
+    num_hops: UInt32[Array, " word"]  # hops taken since the start: low word, high word
 
 
 @array_struct
@@ -75,14 +75,14 @@ def make_train_state(params: Params, optimizer: optax.GradientTransformation, *,
     )
 
 
-def count_up(words: UInt32[Array, "2"], amount: UInt32[Array, ""]) -> UInt32[Array, "2"]:
+def count_up(words: UInt32[Array, " word"], amount: UInt32[Array, ""]) -> UInt32[Array, " word"]:
     """Add to a counter of two 32-bit words: one word would wrap within a day of training."""
     low = words[0] + amount
     carry = (low < words[0]).astype(jnp.uint32)
     return jnp.stack([low, words[1] + carry])
 
 
-def count_of(words: UInt32[Array, "2"]) -> int:
+def count_of(words: UInt32[Array, " word"]) -> int:
     """Return the counter's value as a Python integer."""
     low, high = (int(word) for word in np.asarray(jax.device_get(words)))
     return low + (high << 32)

@@ -24,7 +24,9 @@ from hierrouter_jax.train.ppo import make_update
 NUM_UPDATES = 50
 TREE = context_dependent_tree(53, num_queries=47, dim=11)
 CONFIG = TrainConfig(
-    num_updates=NUM_UPDATES, num_envs=48, ppo=PPOConfig(num_minibatches=3),
+    num_updates=NUM_UPDATES,
+    num_envs=48,
+    ppo=PPOConfig(num_minibatches=3),
     network=RouterNetConfig(hidden_sizes=(19, 17), stage_embed_dim=3),
 )
 
@@ -64,6 +66,4 @@ def test_eight_devices_agree_with_one_after_fifty_updates(alone, backend):
     np.testing.assert_array_equal(jax.random.key_data(state.key), jax.random.key_data(alone[0].key))
 
     route_all = parallelise_routes(greedy_routes, devices, backend=backend)
-    np.testing.assert_array_equal(
-        route_all(spread.params, TREE).actions, greedy_routes(alone[0].params, TREE).actions
-    )
+    np.testing.assert_array_equal(route_all(spread.params, TREE).actions, greedy_routes(alone[0].params, TREE).actions)

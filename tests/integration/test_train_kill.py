@@ -20,13 +20,20 @@ from hierrouter_jax.train.run_record import arrays_digest
 
 NUM_KILLS = 3
 CONFIG = TrainConfig(
-    num_updates=331, num_envs=12, validation_interval=41, checkpoint_interval=7,
-    ppo=PPOConfig(num_minibatches=2, num_epochs=2), network=RouterNetConfig(hidden_sizes=(5,), stage_embed_dim=2),
+    num_updates=331,
+    num_envs=12,
+    validation_interval=41,
+    checkpoint_interval=7,
+    ppo=PPOConfig(num_minibatches=2, num_epochs=2),
+    network=RouterNetConfig(hidden_sizes=(5,), stage_embed_dim=2),
 )
 
 
 def main():
-    tree, validation = context_dependent_tree(61, num_queries=13, dim=3), context_dependent_tree(67, num_queries=7, dim=3)
+    tree, validation = (
+        context_dependent_tree(61, num_queries=13, dim=3),
+        context_dependent_tree(67, num_queries=7, dim=3),
+    )
     train_run(CONFIG, tree, Path(sys.argv[1]), validation=validation, resume=True, is_quiet=True)
 
 
@@ -34,7 +41,9 @@ def start(run_dir):
     """Start a process with two CPU devices, so that what is resumed is a parallel run."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
-    return subprocess.Popen([sys.executable, __file__, str(run_dir)], env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, __file__, str(run_dir)], env=environment, stderr=subprocess.PIPE, text=True
+    )
 
 
 def count_lines(run_dir):

@@ -1,5 +1,6 @@
 import resource
 import shutil
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ def make_state(seed=0, width=11):
     weights = {"kernel": jax.random.normal(key, (7, width)), "bias": jnp.arange(5.0) / 3}
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3))
     state = make_train_state(weights, optimizer, key=jax.random.fold_in(key, 1))
-    updates, opt_state = optimizer.update(weights, state.opt_state)
+    _, opt_state = optimizer.update(weights, state.opt_state)
     return state.replace(opt_state=opt_state, step=jnp.int32(3), num_hops=jnp.asarray([2**32 - 1, 6], jnp.uint32))
 
 
@@ -128,16 +129,21 @@ def test_an_unfinished_checkpoint_counts_as_absent_and_is_removed(tmp_path):
     assert arrays_digest(restore(tmp_path)) == arrays_digest(make_state(5))
 
 
+@contextmanager
+def file_size_limit(size_bytes):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_full_disk_is_told_and_costs_no_earlier_checkpoint(tmp_path):
     """A limit on the size of a file stands for the full disk: both fail in the middle of a write."""
     save(tmp_path, [4])
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with pytest.raises(StorageError, match="the earlier checkpoints are as they were"):
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (900, hard))
-            save(tmp_path, [5])
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with file_size_limit(900), pytest.raises(StorageError, match="the earlier checkpoints are as they were"):
+        save(tmp_path, [5])
     assert arrays_digest(restore(tmp_path)) == arrays_digest(make_state(4))
     assert save(tmp_path, [6]) == [True]  # there is room again
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["4", "6"]

@@ -23,8 +23,14 @@ from hierrouter_jax.train.metrics_log import MetricsLog, read_metrics
 from hierrouter_jax.train.run_record import arrays_digest
 
 CONFIG = TrainConfig(
-    cost_weight=0.1, num_updates=13, num_envs=22, seed=41, validation_interval=3, checkpoint_interval=5,
-    ppo=PPOConfig(num_minibatches=2, num_epochs=3), network=RouterNetConfig(hidden_sizes=(7,), stage_embed_dim=2),
+    cost_weight=0.1,
+    num_updates=13,
+    num_envs=22,
+    seed=41,
+    validation_interval=3,
+    checkpoint_interval=5,
+    ppo=PPOConfig(num_minibatches=2, num_epochs=3),
+    network=RouterNetConfig(hidden_sizes=(7,), stage_embed_dim=2),
 )
 TREE = context_dependent_tree(43, num_queries=17, dim=5)
 VALIDATION = context_dependent_tree(47, num_queries=11, dim=5)
@@ -146,8 +152,6 @@ OTHER_PPO = dataclasses.replace(CONFIG, ppo=dataclasses.replace(CONFIG.ppo, lear
         ({"origins": {**ORIGINS, "pool_digest": "pool-b"}}, DataError, "pool_digest is 'pool-a' in the run, 'pool-b'"),
         ({"origins": {"pool_digest": "pool-a"}}, DataError, "encoder_digest is 'encoder-a' in the run, None here"),
         ({"num_rows": 7}, ConfigError, "devices x minibatches = 7 x 2"),
-        ({"backend": "threads"}, ConfigError, "backend must be one of pmap, shard_map"),
-        ({"devices": []}, ConfigError, "at least one device"),
         ({"validation": context_dependent_tree(1, num_stages=1, dim=5)}, DataError, "share models"),
     ],
 )

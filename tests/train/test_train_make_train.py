@@ -40,8 +40,9 @@ def test_ppo_reaches_95_percent_of_the_optimum_where_the_context_decides():
     best_fixed = max(mean_utility(tree, route) for route in every_route(tree))
     assert best_fixed < 0.5 * optimum
 
-    config = TrainConfig(cost_weight=COST_WEIGHT, num_updates=90, num_envs=128, network=NET,
-                         ppo=PPOConfig(learning_rate=3e-3))
+    config = TrainConfig(
+        cost_weight=COST_WEIGHT, num_updates=90, num_envs=128, network=NET, ppo=PPOConfig(learning_rate=3e-3)
+    )
 
     def train(key, context):
         return make_train(config, tree.replace(context=context))(key).params
@@ -59,8 +60,9 @@ def test_ppo_reaches_95_percent_of_the_optimum_where_the_context_decides():
 
 def test_seeds_and_cost_weights_batch_without_changing_a_run():
     tree = context_dependent_tree(31, num_queries=11, dim=5)
-    config = TrainConfig(cost_weight=COST_WEIGHT, num_updates=3, num_envs=14, network=NET,
-                         ppo=PPOConfig(num_minibatches=2))
+    config = TrainConfig(
+        cost_weight=COST_WEIGHT, num_updates=3, num_envs=14, network=NET, ppo=PPOConfig(num_minibatches=2)
+    )
     train = make_train(config, tree)
     keys = jax.random.split(jax.random.key(37), 3)
     cost_weights = jnp.asarray([0.0, COST_WEIGHT, 0.7])

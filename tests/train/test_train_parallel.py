@@ -19,7 +19,7 @@ from hierrouter_jax.train.parallel import (
     shard_rows,
     unreplicate,
 )
-from hierrouter_jax.train.state import UpdateMetrics, make_train_state
+from hierrouter_jax.train.state import Environment, UpdateMetrics, make_train_state
 
 BACKENDS = ["pmap", "shard_map"]
 
@@ -64,13 +64,14 @@ def test_blocks_of_any_length_are_one_program(backend):
     def update(state, row_ids, environment):
         traces.append(None)
         names = UpdateMetrics.__dataclass_fields__
-        metrics = UpdateMetrics(**dict.fromkeys(names, state.step * environment))
+        metrics = UpdateMetrics(**dict.fromkeys(names, state.step * environment.cost_weight))
         return state.replace(step=state.step + 1, params=state.params * 2), metrics
 
     program = parallelise(make_update_block(update, 7), devices, backend=backend)
     state = replicate(make_train_state(jnp.ones(3), optax.identity(), key=jax.random.key(0)), devices, backend=backend)
     rows = shard_rows(jnp.arange(4), devices, backend=backend)
-    environment = replicate(jnp.float32(0.5), devices, backend=backend)
+    environment = Environment(tree=random_tree(), cost_weight=jnp.float32(0.5))
+    environment = replicate(environment, devices, backend=backend)
     finished = 0
     for length in (1, 5, 7, 2):
         state, columns = program(state, rows, environment, replicate(jnp.int32(length), devices, backend=backend))
@@ -101,3 +102,10 @@ def test_rows_that_do_not_split_evenly_are_refused():
     check_devices(jax.devices(), backend="pmap", num_rows=48, num_minibatches=3)
     with pytest.raises(ConfigError, match="8 x 3, but is 40"):
         check_devices(jax.devices(), backend="pmap", num_rows=40, num_minibatches=3)
+
+
+def test_unknown_backends_and_no_devices_are_refused():
+    with pytest.raises(ConfigError, match="backend must be one of pmap, shard_map, but is 'threads'"):
+        check_devices(jax.devices(), backend="threads", num_rows=48, num_minibatches=3)
+    with pytest.raises(ConfigError, match="at least one device"):
+        check_devices([], backend="pmap", num_rows=48, num_minibatches=3)

@@ -32,8 +32,9 @@ NET = RouterNetConfig(hidden_sizes=(11,), stage_embed_dim=2)
 def played():
     """A config, its state, an environment of a partial tree, and episodes played in it."""
     tree = random_tree(3, num_queries=13, num_models=3, num_stages=3, dim=5, share_missing=0.3)
-    config = TrainConfig(cost_weight=0.3, num_envs=34, ppo=PPOConfig(num_minibatches=2, gae_lambda=0.8, discount=0.9),
-                         network=NET)
+    config = TrainConfig(
+        cost_weight=0.3, num_envs=34, ppo=PPOConfig(num_minibatches=2, gae_lambda=0.8, discount=0.9), network=NET
+    )
     state = init_train_state(config, key=jax.random.key(5), **input_sizes(tree))
     environment = make_environment(config, tree)
     collect = jax.jit(partial(collect_episodes, allow_stop=True))
@@ -44,7 +45,9 @@ def played():
 def test_targets_are_those_of_a_loop_backwards(played):
     config, _, _, trajectory = played
     decisions = jax.tree.map(np.asarray, estimate_targets(trajectory, config.ppo))
-    reward, value, done = (np.asarray(x, np.float64) for x in (trajectory.reward, trajectory.value, trajectory.discount))
+    reward, value, done = (
+        np.asarray(x, np.float64) for x in (trajectory.reward, trajectory.value, trajectory.discount)
+    )
     num_times, num_rows = reward.shape
     for row in range(num_rows):
         advantage = 0.0
@@ -76,7 +79,10 @@ def test_the_loss_is_that_of_a_loop_over_decisions(played):
         legal_ids = np.flatnonzero(np.asarray(decisions.observation.legal[time, row]))
         log_probs = logits - np.log(np.exp(logits).sum())
         log_prob = log_probs[list(legal_ids).index(int(decisions.action[time, row]))]
-        ratio, advantage = np.exp(log_prob - float(decisions.old_log_prob[time, row])), float(decisions.advantage[time, row])
+        ratio, advantage = (
+            np.exp(log_prob - float(decisions.old_log_prob[time, row])),
+            float(decisions.advantage[time, row]),
+        )
         policy.append(-min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage))
         old, new, target = (float(x[time, row]) for x in (decisions.old_value, decisions.old_value, decisions.target))
         new = float(output.value)
@@ -89,7 +95,9 @@ def test_the_loss_is_that_of_a_loop_over_decisions(played):
     np.testing.assert_allclose(terms.value, np.mean(value_loss), rtol=1e-4)
     np.testing.assert_allclose(terms.entropy, np.mean(entropies), rtol=1e-4)
     np.testing.assert_allclose(terms.clip_fraction, np.mean(clipped), rtol=1e-6)
-    np.testing.assert_allclose(total, np.mean(policy) + 0.5 * np.mean(value_loss) - 0.01 * np.mean(entropies), rtol=1e-4)
+    np.testing.assert_allclose(
+        total, np.mean(policy) + 0.5 * np.mean(value_loss) - 0.01 * np.mean(entropies), rtol=1e-4
+    )
 
 
 def test_steps_after_the_end_count_nowhere(played):
@@ -102,7 +110,8 @@ def test_steps_after_the_end_count_nowhere(played):
 
     poisoned = decisions.replace(
         advantage=normalise_advantages(poison(decisions.advantage), decisions.mask, axis_name=None),
-        target=poison(decisions.target), old_value=poison(decisions.old_value),
+        target=poison(decisions.target),
+        old_value=poison(decisions.old_value),
         old_log_prob=poison(decisions.old_log_prob),
     )
     clean = decisions.replace(advantage=normalise_advantages(decisions.advantage, decisions.mask, axis_name=None))
@@ -176,7 +185,7 @@ def test_episode_metrics_are_those_of_the_scored_routes(played):
 
 
 def test_the_fixed_length_mdp_takes_every_stage(played):
-    config, state, environment, _ = played
+    _, state, environment, _ = played
     collect = jax.jit(partial(collect_episodes, allow_stop=False))
     tree = random_tree(3, num_queries=13, num_models=3, num_stages=3, dim=5)
     trajectory = collect(state.params, jnp.arange(34), environment.replace(tree=tree), key=jax.random.key(6))
@@ -208,5 +217,3 @@ def test_the_hop_counter_carries_into_its_second_word():
     assert count_of(words) == 5 * 2**32 - 3
     assert count_of(count_up(words, jnp.uint32(2))) == 5 * 2**32 - 1
     assert count_of(count_up(words, jnp.uint32(7))) == 5 * 2**32 + 4
-
-

@@ -14,7 +14,7 @@ from hierrouter_jax.collect.tree_file import TreeFile
 from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.evaluate.bootstrap import BootstrapConfig
 from hierrouter_jax.evaluate.comparison import compare
-from hierrouter_jax.evaluate.origins import require_run_fits_tree
+from hierrouter_jax.evaluate.origins import in_units_of_run, require_run_fits_tree
 from hierrouter_jax.evaluate.results import Comparison
 from hierrouter_jax.routing.route_tree import RouteTree
 from hierrouter_jax.routing.scores import RouteBatch
@@ -45,6 +45,7 @@ def evaluate_run(run_dir: Path, tree_file: TreeFile, config: EvaluationConfig | 
     """
     record = read_record(run_dir)
     require_run_fits_tree(record, tree_file)
+    tree_file = in_units_of_run(tree_file, record)
     router = load_router(run_dir)
     tree = split_of(tree_file, (config or EvaluationConfig()).split)
     routes = greedy_routes(router.params, tree, allow_stop=router.allow_stop)

@@ -6,6 +6,7 @@ pool or prompt version it would still answer, and mean nothing. `train_run` keep
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,10 @@ from hierrouter_jax.core.errors import DataError, raise_all
 from hierrouter_jax.core.text import ModelCard, pool_digest
 from hierrouter_jax.costs import CostModel
 from hierrouter_jax.encoder.text_encoder import TextEncoder
+from hierrouter_jax.routing.route_tree import RouteTree
 from hierrouter_jax.train.run_record import RunRecord
+
+UNIT = "raw_cost_of_one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ def run_origins(tree_file: TreeFile) -> dict[str, str]:
         "encoder_digest": manifest.encoder_digest,
         "prompt_version": terms.prompt_version,
         "cost_model": terms.cost_model,
-        "raw_cost_of_one": repr(terms.raw_cost_of_one),
+        UNIT: repr(terms.raw_cost_of_one),
     }
 
 
@@ -50,13 +54,13 @@ def terms_of_tree(tree_file: TreeFile) -> HopTerms:
 
 def terms_of_run(record: RunRecord) -> HopTerms:
     """Return the terms of a run; `DataError` when it was trained without noting them."""
-    missing = [name for name in ("cost_model", "raw_cost_of_one", "prompt_version") if name not in record.origins]
+    missing = [name for name in ("cost_model", UNIT, "prompt_version") if name not in record.origins]
     raise_all(
         DataError, "A run that answers live must say what its tree was made of, but its config.json lacks:", missing
     )
     return HopTerms(
         cost_model=record.origins["cost_model"],  # type: ignore[arg-type]
-        raw_cost_of_one=float(record.origins["raw_cost_of_one"]),
+        raw_cost_of_one=float(record.origins[UNIT]),
         prompt_version=record.origins["prompt_version"],
     )
 
@@ -68,13 +72,33 @@ def require_run_fits_tree(record: RunRecord, tree_file: TreeFile) -> None:
     wanted = record.origins | {"models": ", ".join(record.model_names), "stages": str(record.num_stages)}
     raise_all(
         DataError,
-        "A run can be evaluated only on a tree of its own pool, encoder, prompts and costs; give the tree it was "
-        "trained on, or train on this one:",
+        "A run can be evaluated only on a tree of its own pool, encoder, prompts and cost model; give such a tree, or "
+        "train on this one:",
         [
             f"{name}: the run has {wanted[name]}, the tree has {value}"
             for name, value in found.items()
-            if name in wanted and wanted[name] != value
+            if name in wanted and wanted[name] != value and name != UNIT
         ],
+    )
+
+
+def in_units_of_run(tree_file: TreeFile, record: RunRecord) -> TreeFile:
+    """Return the tree file with its costs in the unit that the run's router learned in.
+
+    The unit is a mean over train rows, so trees of other rows have another one. A run without noted origins is taken
+    to be of this tree.
+    """
+    if UNIT not in record.origins:
+        return tree_file
+    ratio = terms_of_tree(tree_file).raw_cost_of_one / float(record.origins[UNIT])
+    if ratio == 1:
+        return tree_file
+    validation = tree_file.validation
+    return dataclasses.replace(
+        tree_file,
+        train=_with_costs_times(tree_file.train, ratio),
+        validation=None if validation is None else _with_costs_times(validation, ratio),
+        test=_with_costs_times(tree_file.test, ratio),
     )
 
 
@@ -97,3 +121,7 @@ def require_router_fits(router: Router, cards: Sequence[ModelCard], encoder: Tex
         "A router must be used with the pool and the encoder of its tree; give those, or train on a tree of these:",
         problems,
     )
+
+
+def _with_costs_times(tree: RouteTree, ratio: float) -> RouteTree:
+    return dataclasses.replace(tree, step_cost=tree.step_cost * ratio)

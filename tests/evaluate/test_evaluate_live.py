@@ -14,6 +14,7 @@ from hierrouter_jax.core.errors import ConfigError, DataError, PromptTooLongErro
 from hierrouter_jax.encoder.hashing import HashingEncoder
 from hierrouter_jax.evaluate.live import STOP_NAME, route
 from hierrouter_jax.evaluate.origins import (
+    in_units_of_run,
     require_router_fits,
     require_run_fits_tree,
     run_origins,
@@ -193,3 +194,15 @@ def test_a_run_says_its_terms_and_refuses_a_tree_of_other_origins(world):
     assert "pool_digest" not in str(caught.value)
     with pytest.raises(DataError, match="prompt_version"):
         terms_of_run(make_record(TrainConfig(), tree_file.train, {}))
+
+
+def test_a_tree_of_other_rows_is_scored_in_the_runs_unit_of_cost(world):
+    _, tree_file = world
+    origins = run_origins(tree_file)
+    unit = float(origins["raw_cost_of_one"])
+    record = make_record(TrainConfig(), tree_file.train, origins | {"raw_cost_of_one": repr(unit / 4)})
+    require_run_fits_tree(record, tree_file)
+    scaled = in_units_of_run(tree_file, record)
+    np.testing.assert_allclose(scaled.test.step_cost, 4 * np.asarray(tree_file.test.step_cost), rtol=1e-6)
+    np.testing.assert_array_equal(scaled.test.quality, tree_file.test.quality)
+    assert in_units_of_run(tree_file, make_record(TrainConfig(), tree_file.train, origins)) is tree_file

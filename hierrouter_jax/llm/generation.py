@@ -81,7 +81,8 @@ def generate_tokens(
 ) -> list[GeneratedTokens]:
     """Continue every prompt until a stop token, its own `max_new_tokens`, or `is_complete(row, new_ids)`.
 
-    A row ends at the first token for which `is_complete` holds, and must stay complete with more tokens.
+    A row ends at the first token for which `is_complete` holds; it is asked after every token, so it may look at the
+    newest ones only.
     `on_progress` receives how many rows are done. Raises `PromptTooLongError` when a prompt with its budget does not
     fit the context window, `DataError` for empty prompts and unknown tokens.
     """
@@ -134,22 +135,15 @@ def _take(
     row: _Row, ids: Sequence[int], logprobs: Sequence[float], stops: frozenset[int], is_complete: IsComplete | None
 ) -> None:
     """Append a chunk's tokens to a row up to the one that ends it, whether by stop token, completeness or budget."""
-    if row.finish_reason is not None:
-        return
-    num_before = len(row.token_ids)
-    new_ids = [token for token in ids if token != NO_TOKEN]
-    row.token_ids.extend(new_ids)
-    row.logprobs.extend(logprobs[: len(new_ids)])
-    if row.token_ids[-1] in stops:
-        row.finish_reason = "stop"
-    elif len(row.token_ids) >= row.budget:
-        row.finish_reason = "length"
-    # Asked once a chunk; only a row that is complete is then searched for the token that made it so.
-    if is_complete is not None and is_complete(row.index, row.token_ids):
-        ends = range(num_before + 1, len(row.token_ids))
-        end = next((end for end in ends if is_complete(row.index, row.token_ids[:end])), len(row.token_ids))
-        del row.token_ids[end:], row.logprobs[end:]
-        row.finish_reason = "stop"
+    for token, logprob in zip(ids, logprobs, strict=True):
+        if row.finish_reason is not None or token == NO_TOKEN:
+            return
+        row.token_ids.append(token)
+        row.logprobs.append(logprob)
+        if token in stops or (is_complete is not None and is_complete(row.index, row.token_ids)):
+            row.finish_reason = "stop"
+        elif len(row.token_ids) >= row.budget:
+            row.finish_reason = "length"
 
 
 def _prefill_rows(

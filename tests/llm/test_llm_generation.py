@@ -25,6 +25,7 @@ from hierrouter_jax.llm.decode_loop import decode_chunk, prefill
 from hierrouter_jax.llm.decoder import random_model
 from hierrouter_jax.llm.generation import generate_tokens, option_logprobs, score_continuations
 from hierrouter_jax.llm.likelihood import branch_logprobs, last_logprobs, read_prompts
+from hierrouter_jax.llm.sampling import stack_samplings
 
 CONFIG = DecoderConfig(
     vocab_size=59,

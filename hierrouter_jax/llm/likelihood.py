@@ -7,6 +7,7 @@ distribution after the prompt only; longer ones branch off the prompt's cache, w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -151,7 +152,7 @@ def read_prompts(
     """Return the state after each right-padded prompt, and a cache of `num_slots` slots that holds the prompts."""
     hidden, cache = model.module().hidden_states(tokens)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    return last, resize_cache(cache.replace(lengths=lengths), num_slots)
+    return last, resize_cache(replace(cache, lengths=lengths), num_slots)
 
 
 @jax.jit

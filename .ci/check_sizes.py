@@ -1,4 +1,4 @@
-"""Refuse a source file over 400 lines, a test file over 800, or a function over 80: long before that it wants a split."""
+"""Refuse a source file over 400 lines, a test file over 800, a function over 80: it wanted a split before that."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from jaxtyping import install_import_hook
 
 install_import_hook("hierrouter_jax", "beartype.beartype")
 
-from pathlib import Path
+from pathlib import Path  # noqa: E402  (after the hook, which must see every import)
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

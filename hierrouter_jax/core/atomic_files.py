@@ -30,8 +30,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise StorageError(f"Writing {path} failed: {error}. Free space or choose another place; "
-                           "the file is as it was before.") from error
+        raise StorageError(
+            f"Writing {path} failed: {error}. Free space or choose another place; the file is as it was before."
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

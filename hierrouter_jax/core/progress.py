@@ -23,8 +23,15 @@ class Advance(Protocol):
 def progress_bar(description: str, total: int, *, is_quiet: bool = False) -> Iterator[Advance]:
     """Yield `advance(n)`; it is drawn on a terminal only, so that logs of a batch job stay readable."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console, disable=is_quiet or not console.is_terminal) as progress:
         task = progress.add_task(description, total=total, note="")
 

@@ -95,9 +95,9 @@ def test_the_loss_is_that_of_a_loop_over_decisions(played):
     np.testing.assert_allclose(terms.value, np.mean(value_loss), rtol=1e-4)
     np.testing.assert_allclose(terms.entropy, np.mean(entropies), rtol=1e-4)
     np.testing.assert_allclose(terms.clip_fraction, np.mean(clipped), rtol=1e-6)
-    np.testing.assert_allclose(
-        total, np.mean(policy) + 0.5 * np.mean(value_loss) - 0.01 * np.mean(entropies), rtol=1e-4
-    )
+    expected = np.mean(policy) + config.ppo.value_coefficient * np.mean(value_loss)
+    expected -= config.ppo.entropy_coefficient * np.mean(entropies)
+    np.testing.assert_allclose(total, expected, rtol=1e-4)
 
 
 def test_steps_after_the_end_count_nowhere(played):

@@ -9,10 +9,11 @@ RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format clean
+.PHONY: help quickstart figures test lint format clean
 
 help:
 	@echo "make quickstart   packaged tree -> train -> evaluate -> report, then three questions to the real models"
+	@echo "make figures      the pictures of README.md, drawn anew from the packaged tree"
 	@echo "make test         every test"
 	@echo "make lint         ruff, mypy, import contracts, sizes"
 	@echo "make format       ruff format"
@@ -32,6 +33,12 @@ $(TEST_STAMP): setup.cfg
 
 quickstart: $(RUN_STAMP)
 	$(BIN)/hierrouter quickstart
+
+figures: $(RUN_STAMP)
+	rm -rf runs/figures
+	$(BIN)/hierrouter quickstart --no-live --out runs/figures
+	mkdir -p docs/figures
+	cp runs/figures/figures/*.png docs/figures/
 
 test: $(TEST_STAMP)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

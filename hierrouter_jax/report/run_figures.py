@@ -102,7 +102,7 @@ def _route_mix(comparison: Comparison) -> CaptionedFigure:
     return CaptionedFigure(
         kind="route_mix",
         caption="The fill is the first model's colour; stripes, where there are several hops, the last one's, which "
-        "gives the answer.",
+        "gives the answer (the page's colour where that is the first model again).",
         draw=lambda theme: route_mix_figure(comparison, theme=theme),
     )
 

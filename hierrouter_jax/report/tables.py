@@ -40,7 +40,7 @@ def system_table(comparison: Comparison, *, is_compact: bool = False) -> Table:
     """
     level = f"{comparison.bootstrap.level:.0%}"
     cost = "cost" if is_compact else f"cost [{level}]"
-    header = ("system", f"quality % [{level}]", cost, "utility %", "hops", "- best single")
+    header = ("system", f"quality % [{level}]", cost, "utility %", "hops", "utility vs best")
     rows = tuple(_system_row(name, system, is_compact=is_compact) for name, system in comparison.systems.items())
     return Table(title=_heading(comparison), header=header, rows=rows, emphasised=_router_rows(comparison))
 

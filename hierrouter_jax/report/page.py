@@ -78,8 +78,8 @@ def _reading_notes(comparison: Comparison) -> str:
     notes = (
         f"Intervals are paired bootstrap over queries ({comparison.bootstrap.num_resamples} resamples). Utility is "
         f"quality - {comparison.cost_weight:g} * cost, in percent. Cost 1 is the dearest model answering the mean "
-        f"query once (cost model: {comparison.cost_model}). The best single model is chosen on the train split; the last column "
-        "is the difference in utility from it."
+        f"query once (cost model: {comparison.cost_model}). The best single model is chosen on the train split; the "
+        "last column is the difference in utility from it."
     )
     return f"<p>{html.escape(notes)}</p>\n"
 

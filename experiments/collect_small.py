@@ -22,5 +22,5 @@ CONFIG = CollectConfig(
     tasks=(os.environ.get("HIERROUTER_BENCHMARKS", str(HERE.parent / "benchmarks")),),
     splits=SplitConfig(num_train=24, num_test=16, seed=0),
     num_stages=2,
-    prompt_version="v1",
+    prompt_version="v2",
 )

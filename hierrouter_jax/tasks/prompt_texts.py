@@ -11,7 +11,7 @@ Every few-shot example was written for this package; none is a row of a benchmar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.tasks.task_row import Form
@@ -46,6 +46,7 @@ class FormTexts:
     plain_head: str = ""
     plain_stop: tuple[str, ...] = ()
     chat_stop: tuple[str, ...] = ()
+    response_lead: str = " "  # between an example's prompt and its response, where the prompt ends within a line
     example_end: str = "\n\n"  # what separates the examples
     examples: tuple[Example, ...] = ()
     is_commented: bool = False  # the plain prompt is source code: earlier answers become comment lines
@@ -130,6 +131,44 @@ _PROGRAMS = (
     ),
 )
 
+_FUNCTIONS = (
+    Example(
+        question="def count_vowels(text: str) -> int:\n"
+        '    """Return how many letters of text are vowels, capital letters included.\n'
+        "    >>> count_vowels('Orange')\n"
+        '    3\n    """',
+        tests=("assert count_vowels('Orange') == 3", "assert count_vowels('Try AEiou!') == 5"),
+        response="    return sum(1 for letter in text.lower() if letter in 'aeiou')",
+        draft="def count_vowels(text: str) -> int:\n    return text.count('a') + text.count('e')",
+    ),
+    Example(
+        question="def longest_run(numbers: list) -> int:\n"
+        '    """Return the length of the longest run of equal neighbours; an empty list has none.\n'
+        "    >>> longest_run([4, 4, 1, 1, 1])\n"
+        '    3\n    """',
+        tests=(
+            "assert longest_run([4, 4, 1, 1, 1]) == 3",
+            "assert longest_run([None, None, 2]) == 2",
+            "assert longest_run([]) == 0",
+        ),
+        response="    best = current = 0\n"
+        "    previous = None\n"
+        "    for number in numbers:\n"
+        "        current = current + 1 if current and number == previous else 1\n"
+        "        previous = number\n"
+        "        best = max(best, current)\n"
+        "    return best",
+        draft="def longest_run(numbers: list) -> int:\n"
+        "    best = current = 0\n"
+        "    previous = None\n"
+        "    for number in numbers:\n"
+        "        current = current + 1 if current and number == previous else 1\n"
+        "        previous = number\n"
+        "        best = max(best, current)\n"
+        "    return best",
+    ),
+)
+
 _CHOICE = FormTexts(
     plain_first="Question: {question}\nAnswer:",
     plain_later="Question: {question}\n{earlier}\nAnswer:",
@@ -207,15 +246,33 @@ _OPEN = FormTexts(
     examples=_OPEN_QUESTIONS,
 )
 
-PROMPT_SETS: dict[str, PromptSet] = {
-    "v1": PromptSet(
-        forms={
-            "choice": _CHOICE,
-            "number": _NUMBER,
-            "program": _PROGRAM,
-            "completion": _COMPLETION,
-            "open": _OPEN,
-        },
-    ),
-}
-LATEST_PROMPT_VERSION = "v1"
+_V1 = PromptSet(
+    forms={
+        "choice": _CHOICE,
+        "number": _NUMBER,
+        "program": _PROGRAM,
+        "completion": _COMPLETION,
+        "open": _OPEN,
+    },
+)
+
+# After v1 on training rows: more than a quarter of Qwen's GSM8K answers ended just beyond 320 tokens; chat models
+# explain a program at length after its block; a base model without examples fills a function with TODO lines.
+_END_OF_BLOCK = "\n```\n"
+_V2 = PromptSet(
+    forms={
+        **_V1.forms,
+        "number": replace(_NUMBER, max_new_tokens=480),
+        "program": replace(_PROGRAM, chat_stop=(_END_OF_BLOCK,)),
+        "completion": replace(
+            _COMPLETION,
+            chat_stop=(_END_OF_BLOCK,),
+            examples=_FUNCTIONS,
+            response_lead="\n",
+            example_end="\n\n\n",
+        ),
+    },
+)
+
+PROMPT_SETS: dict[str, PromptSet] = {"v1": _V1, "v2": _V2}
+LATEST_PROMPT_VERSION = "v2"

@@ -98,9 +98,10 @@ def _plain_prompt(texts: FormTexts, row: TaskRow, shown: Sequence[str]) -> str:
             tests=example.tests,
         )
         drafts = [shown_answer(as_row, example.draft)] if shown else []
-        parts.append(_filled(template, as_row, _earlier_block(texts, drafts)))
+        parts.append(_filled(template, as_row, _commented(_earlier_block(texts, drafts), texts)))
         # An option carries the space between prompt and answer; free text needs it here, a code fence's line end is it.
-        parts.append(("" if parts[-1].endswith("\n") else " ") + example.response + texts.example_end)
+        lead = "" if parts[-1].endswith("\n") else texts.response_lead
+        parts.append(lead + example.response + texts.example_end)
     parts.append(_filled(template, row, _commented(_earlier_block(texts, shown), texts)))
     return "".join(parts)
 

@@ -75,10 +75,21 @@ def test_question_is_in_the_prompt_word_for_word(form, style, version):
 def test_requests_have_the_budget_of_the_form_and_the_model(form, style):
     request = task_request(card(style), ROWS[form])
     assert request.model == "m"
-    assert request.max_new_tokens == {"choice": 1, "number": 320, "program": 256, "completion": 320, "open": 256}[form]
+    assert request.max_new_tokens == {"choice": 1, "number": 480, "program": 256, "completion": 320, "open": 256}[form]
     assert request.max_new_tokens == 1 or task_request(card(style, 101), ROWS[form]).max_new_tokens == 101
     assert bool(request.options) == (form == "choice")
-    assert bool(request.stop) == (style == "plain" and form != "choice")
+    assert bool(request.stop) == (form in ("program", "completion") or (style == "plain" and form != "choice"))
+
+
+@pytest.mark.parametrize("form", ["program", "completion"])
+@pytest.mark.parametrize("before", ["", "Here it is:\n\n"])
+def test_chat_answer_ends_where_its_block_does(form, before):
+    program = "def f(x):\n    return x"
+    answer = f"{before}```python\n{program}\n```\nThis function returns x, as asked.\n"
+    (stop,) = task_request(card("chat"), ROWS[form]).stop
+    kept = answer.split(stop)[0]
+    assert "This function" not in kept
+    assert shown_answer(ROWS[form], kept) == program
 
 
 @every_style
@@ -100,13 +111,17 @@ def test_options_are_the_choices_as_continuations(num_choices, style):
 @every_form
 def test_plain_prompt_is_few_shot_text_that_its_stops_end(form):
     request = task_request(card("plain"), ROWS[form])
-    num_examples = {"choice": 0, "number": 4, "program": 2, "completion": 0, "open": 2}[form]
+    num_examples = {"choice": 0, "number": 4, "program": 2, "completion": 2, "open": 2}[form]
     assert request.prompt.count("Question:") == (0 if form == "completion" else num_examples + 1)
     if form == "program":
         assert request.prompt.endswith("```python\n")
         assert "```" in request.stop
     if form == "completion":
-        assert request.prompt == 'def f(x):\n    """Of {x}."""'
+        assert request.prompt.endswith('\n\n\ndef f(x):\n    """Of {x}."""')
+        assert request.prompt.count("def ") == num_examples + 1
+        compile(request.prompt + "\n    return x", "prompt", "exec")
+        as_before = task_request(card("plain"), ROWS[form], prompt_version="v1")
+        assert as_before.prompt == 'def f(x):\n    """Of {x}."""'
 
 
 @every_style
@@ -125,9 +140,10 @@ def test_later_prompt_shows_earlier_answers_in_order(style):
 def test_later_completion_stays_source_code():
     text = task_prompt(card("plain"), REST, ("    y = x\n    return y",))
     assert text.endswith('def f(x):\n    """Of {x}."""')
-    earlier = text[: text.index("\ndef f")]
+    earlier = text[: text.index("\ndef f")].split("\n\n\n")[-1]
     assert "return y" in earlier
     assert all(line.startswith("#") for line in earlier.strip().split("\n"))
+    assert text.count("# Earlier attempt 1:") == 3  # each example has one as well
     compile(text + "\n    return x", "prompt", "exec")
 
 
@@ -187,17 +203,17 @@ def test_examples_answer_themselves_rightly():
             for step in re.findall(r"([\d+*/ -]+)= (\d+)", working):
                 assert eval(step[0]) == int(step[1]), step
         elif form != "open":
-            assert run_program(example.response, example.tests).is_passed
+            begin = f"{example.question}\n" if form == "completion" else ""
+            assert run_program(begin + example.response, example.tests).is_passed
+            compile(example.draft, "draft", "exec")
             assert not run_program("x = 0", example.tests).is_passed
 
 
 def test_examples_show_right_and_wrong_drafts():
     for version, prompts in PROMPT_SETS.items():
-        for form in ("number", "program"):
-            texts = prompts.forms[form]
-            same = [example.draft == example.response for example in texts.examples]
-            assert any(same), (version, form)
-            assert not all(same), (version, form)
+        for form in ("number", "program", "completion"):
+            same = [example.draft.endswith(example.response) for example in prompts.forms[form].examples]
+            assert (any(same) and not all(same)) or (not same and form == "completion"), (version, form)
 
 
 def test_examples_are_no_benchmark_rows(benchmarks_dir):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +21,10 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+        # Exclusive, and with the permissions that the user's umask gives any new file.
+        with open(fresh, "xb") as file:
+            temporary = fresh
             yield file
             file.flush()
             os.fsync(file.fileno())

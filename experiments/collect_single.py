@@ -1,7 +1,7 @@
 """Config of a tree of one stage: each small model alone on 80 rows a benchmark, beside its maker's figures.
 
     HIERROUTER_BENCHMARKS=path/to/benchmarks hierrouter collect --config experiments/collect_single.py \
-        --store single.sqlite --out single.npz --json single.report.json
+        --store single.sqlite --out single.npz --json single.json
 
 A model far below its own card means a broken prompt, tokenizer or decoder; the 40 rows of the packaged tree are too
 few to tell. They are among these 80. Prompts are mended by looking at training rows only. What came of it is in

@@ -3,7 +3,7 @@
     HIERROUTER_BENCHMARKS=path/to/benchmarks hierrouter collect --config experiments/collect_small.py \
         --store small.sqlite --out experiments/trees/small.npz
 
-The folder holds one JSONL file a task (see docs/data.md); without the variable it is `benchmarks` beside this
+The folder holds one JSONL file a task (see docs/data.md); without the variable it is `benchmarks` at the
 repository's root. HumanEval has no train rows of its own, so its rows are divided.
 """
 

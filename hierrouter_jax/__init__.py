@@ -21,14 +21,18 @@ if TYPE_CHECKING:
     from hierrouter_jax.agent.router import greedy_routes as greedy_routes
     from hierrouter_jax.agent.router import sampled_routes as sampled_routes
     from hierrouter_jax.baselines.registry import baseline_routes as baseline_routes
+    from hierrouter_jax.collect.collect_config import CollectConfig as CollectConfig
     from hierrouter_jax.collect.collect_tree import collect_tree as collect_tree
     from hierrouter_jax.collect.tree_file import TreeFile as TreeFile
     from hierrouter_jax.collect.tree_file import load_tree as load_tree
     from hierrouter_jax.collect.tree_file import save_tree as save_tree
     from hierrouter_jax.core.errors import HierRouterError as HierRouterError
+    from hierrouter_jax.core.text import GenerationRequest as GenerationRequest
+    from hierrouter_jax.core.text import Response as Response
     from hierrouter_jax.encoder.sentence_encoder import load_encoder as load_encoder
     from hierrouter_jax.evaluate.bootstrap import BootstrapConfig as BootstrapConfig
     from hierrouter_jax.evaluate.comparison import compare as compare
+    from hierrouter_jax.evaluate.evaluate_run import EvaluationConfig as EvaluationConfig
     from hierrouter_jax.evaluate.evaluate_run import evaluate_run as evaluate_run
     from hierrouter_jax.evaluate.evaluate_run import evaluate_tree as evaluate_tree
     from hierrouter_jax.evaluate.live import RouteResult as RouteResult
@@ -59,13 +63,19 @@ if TYPE_CHECKING:
     from hierrouter_jax.train.loop import load_router as load_router
     from hierrouter_jax.train.loop import train_run as train_run
     from hierrouter_jax.train.make_train import make_train as make_train
+    from hierrouter_jax.train.parallel import parallelise as parallelise
+    from hierrouter_jax.train.ppo import make_update as make_update
 
 _ROOM_OF = {
     "BootstrapConfig": "evaluate.bootstrap",
+    "CollectConfig": "collect.collect_config",
+    "EvaluationConfig": "evaluate.evaluate_run",
     "FlaxEngine": "llm.flax_engine",
+    "GenerationRequest": "core.text",
     "HierRouterError": "core.errors",
     "Observation": "routing.mdp",
     "PPOConfig": "train.config",
+    "Response": "core.text",
     "ResponseStore": "store.response_store",
     "RouteBatch": "routing.scores",
     "RouteResult": "evaluate.live",
@@ -91,9 +101,11 @@ _ROOM_OF = {
     "load_rows": "tasks.rows",
     "load_tree": "collect.tree_file",
     "make_train": "train.make_train",
+    "make_update": "train.ppo",
     "observe": "routing.mdp",
     "optimal_routes": "routing.values",
     "optimal_values": "routing.values",
+    "parallelise": "train.parallel",
     "reset": "routing.mdp",
     "rollout": "routing.rollout",
     "route": "evaluate.live",
@@ -119,5 +131,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List what there is, imported or not."""
-    return sorted({*globals(), *__all__})
+    """List the public names, imported or not."""
+    return sorted(__all__)

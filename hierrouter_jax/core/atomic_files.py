@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,3 +44,15 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Write a whole text file, UTF-8, atomically."""
     with atomic_write(path) as file:
         file.write(text.encode("utf-8"))
+
+
+def require_writable(path: Path) -> None:
+    """Raise `StorageError` where a file at `path` could not be written, before hours of work are spent on it."""
+    if path.is_dir():
+        raise StorageError(f"{path} must be a file, but is a folder; choose another name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise StorageError(f"{path} must be a place that can be written, but: {error}. Choose another.") from error

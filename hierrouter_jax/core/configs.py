@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import dacite
 
-from hierrouter_jax.core.errors import ConfigError, DataError
+from hierrouter_jax.core.errors import ConfigError, DataError, raise_all
 
 C = TypeVar("C")
 
@@ -28,14 +30,12 @@ def to_json_dict(config: Any) -> dict[str, Any]:
 def from_json_dict(cls: type[C], data: Mapping[str, Any], *, what: str = "config") -> C:
     """Build the dataclass `cls` from a dict.
 
-    Raises `ConfigError` when a key is unknown or missing, when a value has the wrong type, or when the class itself
-    refuses the value.
+    Raises `ConfigError` naming every key that is unknown, at any depth, and every value that is no list, object or
+    path where one is wanted; then the first that is missing or of another wrong type; then what the class refuses.
     """
+    raise_all(ConfigError, f"{what} does not fit:", _misfits(cls, data, ""))
     try:
         return dacite.from_dict(cls, data, config=dacite.Config(strict=True, cast=[tuple, Path], check_types=True))
-    except dacite.UnexpectedDataError as error:
-        known = ", ".join(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
-        raise ConfigError(f"{what}: unknown key {sorted(error.keys)}; {cls.__name__} knows: {known}.") from error
     except dacite.DaciteError as error:
         raise ConfigError(f"{what}: {error}.") from error
 
@@ -61,3 +61,46 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """Return the sha256 (hex) of the canonical JSON of `value`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def _misfits(cls: type[Any], data: Mapping[str, Any], prefix: str) -> list[str]:
+    """Name unknown keys, and values that a cast to tuple or path would take for what they are not.
+
+    A text is a sequence of letters to Python, so a cast makes ("a", "b") of "ab"; and a number is no sequence.
+    """
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls)]
+    problems = [
+        f"unknown key {prefix + str(key)!r}; {cls.__name__} knows: {', '.join(known)}"
+        for key in data
+        if key not in known
+    ]
+    for name in known:
+        if name in data:
+            problems += _misfit(_without_none(hints[name]), data[name], prefix + name, hints[name])
+    return problems
+
+
+def _misfit(hint: Any, value: Any, where: str, declared: Any) -> list[str]:
+    if value is None and hint is not declared:
+        return []
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            return [f"{where!r} must be an object, but is {value!r}"]
+        return _misfits(hint, value, f"{where}.")
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            return [f"{where!r} must be a list, but is {value!r}"]
+        item = typing.get_args(hint)[0]
+        return [one for index, entry in enumerate(value) for one in _misfit(item, entry, f"{where}[{index}]", item)]
+    if hint is Path and not isinstance(value, (str, Path)):
+        return [f"{where!r} must be a path, but is {value!r}"]
+    return []
+
+
+def _without_none(hint: Any) -> Any:
+    """Return T for T | None, and anything else as it is."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        others = [one for one in typing.get_args(hint) if one is not type(None)]
+        return others[0] if len(others) == 1 else hint
+    return hint

@@ -140,3 +140,12 @@ def pool_digest(cards: Sequence[ModelCard]) -> str:
             for card in cards
         ]
     )
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded: JSON and command lines can smuggle halves of surrogate pairs into one."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

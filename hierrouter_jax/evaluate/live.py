@@ -19,7 +19,7 @@ from hierrouter_jax.agent.router import Router, live_legal, next_action
 from hierrouter_jax.collect.asking import answer_requests
 from hierrouter_jax.collect.hop_prompts import context_text, hop_request
 from hierrouter_jax.core.errors import ConfigError, PromptTooLongError, raise_all
-from hierrouter_jax.core.text import GenerationRequest, Response
+from hierrouter_jax.core.text import GenerationRequest, Response, is_unicode
 from hierrouter_jax.costs import hop_cost
 from hierrouter_jax.encoder.text_encoder import TextEncoder
 from hierrouter_jax.evaluate.origins import HopTerms, require_router_fits
@@ -63,7 +63,7 @@ def route(
     require_router_fits(router, engine.cards, encoder)
     walks = [_Walk(row=as_row(query)) for query in queries]
     for stage in range(router.num_stages):
-        _look_ahead(router, engine, walks, stage, terms)
+        _look_ahead(engine, walks, stage, terms)
         _decide(router, encoder, walks, stage)
         asked = [(walk, walk.pending) for walk in walks if walk.pending is not None]
         responses = _answers(engine, store, [request for _, request in asked])
@@ -72,11 +72,18 @@ def route(
     return [walk.result() for walk in walks]
 
 
+def require_queries_fit(engine: TextEngine, queries: Sequence[str | TaskRow], terms: HopTerms) -> None:
+    """Raise one `PromptTooLongError` naming every query that no model can be asked; nothing is generated."""
+    _look_ahead(engine, [_Walk(row=as_row(query)) for query in queries], 0, terms)
+
+
 def as_row(query: str | TaskRow) -> TaskRow:
-    """Return a free question as a task row; `ConfigError` when it is empty."""
+    """Return a free question as a task row; `ConfigError` when it is empty or no text that can be encoded."""
     row = TaskRow(id="", task="open", question=query, answer="") if isinstance(query, str) else query
     if not row.question.strip():
         raise ConfigError("A question must hold text, but is empty.")
+    if not is_unicode(row.question):
+        raise ConfigError(f"A question must be valid Unicode, but holds half of a character: {row.question!r}.")
     return row
 
 
@@ -123,14 +130,14 @@ class _Walk:
         )
 
 
-def _look_ahead(router: Router, engine: TextEngine, walks: Sequence[_Walk], stage: int, terms: HopTerms) -> None:
+def _look_ahead(engine: TextEngine, walks: Sequence[_Walk], stage: int, terms: HopTerms) -> None:
     """Write down what each model would be asked next; a query that no model can take ends, or cannot begin."""
     problems = []
     for walk in walks:
         if walk.is_done:
             continue
         refusals: list[str] = []
-        walk.choices = [_fitting(engine, model, walk, terms, refusals) for model in range(len(router.model_names))]
+        walk.choices = [_fitting(engine, model, walk, terms, refusals) for model in range(len(engine.cards))]
         if all(request is None for request in walk.choices):
             walk.is_done = True
             if stage == 0:

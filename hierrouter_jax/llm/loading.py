@@ -6,6 +6,7 @@ Family, config and identity need headers and digests only; parameters are read w
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -19,8 +20,9 @@ from hierrouter_jax.llm.decoder import DecoderModel, abstract_leaves, decoder_fr
 from hierrouter_jax.llm.families.family import Family
 from hierrouter_jax.llm.families.registry import family_for_gguf, family_for_hf
 from hierrouter_jax.weights.gguf_reader import GGUFReader
-from hierrouter_jax.weights.plan import HeadCounts, load_leaves
-from hierrouter_jax.weights.readers import TensorReader, open_reader
+from hierrouter_jax.weights.plan import HeadCounts, load_leaves, make_plan
+from hierrouter_jax.weights.readers import open_reader
+from hierrouter_jax.weights.rules import WeightRule
 from hierrouter_jax.weights.sources import ResolvedFiles
 
 # Part of every model's identity: raise it when the same files would load to other numbers.
@@ -80,22 +82,41 @@ def open_checkpoint(files: ResolvedFiles, *, dtype: WeightsDtype = "float32") ->
     return Checkpoint(files=files, family=family, config=config, dtype=dtype)
 
 
+def check_tensors(checkpoint: Checkpoint) -> None:
+    """Raise a `WeightsError` listing every tensor that is missing, surplus or of another shape; headers are enough."""
+    make_plan(
+        _rules(checkpoint),
+        checkpoint.config.num_layers,
+        open_reader(checkpoint.files.weights).shapes,
+        checkpoint.leaves,
+        heads=_heads(checkpoint),
+        ignorable=checkpoint.family.ignorable_tensors,
+    )
+
+
 def load_decoder(checkpoint: Checkpoint, *, is_quiet: bool = False) -> DecoderModel:
     """Read the parameters onto the default device, leaf by leaf.
 
     Raises `WeightsError` that lists every tensor that is missing, surplus or of another shape, before reading any.
     """
-    config = checkpoint.config
-    reader: TensorReader = open_reader(checkpoint.files.weights)
+    reader = open_reader(checkpoint.files.weights)
     leaves = load_leaves(
-        checkpoint.family.gguf_rules if checkpoint.files.is_gguf else checkpoint.family.hf_rules,
-        config.num_layers,
+        _rules(checkpoint),
+        checkpoint.config.num_layers,
         reader,
         checkpoint.leaves,
-        heads=HeadCounts(num_heads=config.num_heads, num_kv_heads=config.num_kv_heads),
+        heads=_heads(checkpoint),
         ignorable=checkpoint.family.ignorable_tensors,
         place=jax.device_put,
         description=f"loading {checkpoint.files.folder.name}",
         is_quiet=is_quiet,
     )
-    return decoder_from_leaves(config, leaves, dtype=checkpoint.dtype)
+    return decoder_from_leaves(checkpoint.config, leaves, dtype=checkpoint.dtype)
+
+
+def _rules(checkpoint: Checkpoint) -> Sequence[WeightRule]:
+    return checkpoint.family.gguf_rules if checkpoint.files.is_gguf else checkpoint.family.hf_rules
+
+
+def _heads(checkpoint: Checkpoint) -> HeadCounts:
+    return HeadCounts(num_heads=checkpoint.config.num_heads, num_kv_heads=checkpoint.config.num_kv_heads)

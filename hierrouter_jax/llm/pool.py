@@ -26,9 +26,9 @@ from hierrouter_jax.core.configs import from_json_dict
 from hierrouter_jax.core.errors import ConfigError, raise_all
 from hierrouter_jax.core.text import ModelCard, PromptStyle, pool_digest
 from hierrouter_jax.llm.decoder import DecoderModel
-from hierrouter_jax.llm.loading import Checkpoint, WeightsDtype, load_decoder, open_checkpoint
+from hierrouter_jax.llm.loading import Checkpoint, WeightsDtype, check_tensors, load_decoder, open_checkpoint
 from hierrouter_jax.llm.tokenizer import Tokenizer, load_tokenizer
-from hierrouter_jax.weights.sources import parse_source, resolve
+from hierrouter_jax.weights.sources import ResolvedFiles, parse_source, resolve
 
 _GIBIBYTE = 2**30
 
@@ -87,8 +87,9 @@ class PoolSpec:
         problems = [] if names else ["a pool needs at least one model"]
         problems += [f"the name {name!r} is used {names.count(name)} times" for name in dict.fromkeys(names)
                      if names.count(name) > 1]  # fmt: skip
-        if self.memory_budget_gib is not None and not self.memory_budget_gib > 0:
-            problems.append(f"memory_budget_gib must be > 0, but is {self.memory_budget_gib}")
+        budget = self.memory_budget_gib
+        if budget is not None and not (math.isfinite(budget) and budget > 0):
+            problems.append(f"memory_budget_gib must be finite and > 0, but is {budget}")
         raise_all(ConfigError, "The pool does not fit together:", problems)
 
 
@@ -127,9 +128,9 @@ class Pool:
         """Return the card of a model. Raises `ConfigError` for a name not in the pool."""
         return self.cards[self.names.index(self._known(name))]
 
-    def weight_files(self, name: str) -> tuple[Path, ...]:
-        """Return the files a model's parameters are read from."""
-        return self._checkpoints[self._known(name)].files.weights
+    def files(self, name: str) -> ResolvedFiles:
+        """Return the files a model is read from."""
+        return self._checkpoints[self._known(name)].files
 
     def tokenizer(self, name: str) -> Tokenizer:
         """Return the tokenizer of a model, loaded on first use."""
@@ -209,7 +210,7 @@ def read_pool_spec(path: Path) -> PoolSpec:
 
 
 def load_pool(spec: PoolSpec | Path | str, *, cache_dir: Path | None = None, is_quiet: bool = False) -> Pool:
-    """Open a pool: fetch what is not on this machine, check digests, read headers.
+    """Open a pool: fetch what is not on this machine, check digests, read headers, compare tensors with the model's.
 
     Raises `ConfigError` for mistakes in the spec, `WeightsError` for files that cannot be had or used.
     """
@@ -221,6 +222,7 @@ def load_pool(spec: PoolSpec | Path | str, *, cache_dir: Path | None = None, is_
             model.source, cache_dir=cache_dir, sha256=model.sha256, base_dir=spec.base_dir, is_quiet=is_quiet
         )
         checkpoints[model.name] = open_checkpoint(files, dtype=model.dtype)
+        check_tensors(checkpoints[model.name])
     return Pool(spec, checkpoints, cache_dir=cache_dir, is_quiet=is_quiet)
 
 

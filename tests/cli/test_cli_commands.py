@@ -10,6 +10,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scripted_collection import make_engine, make_rows
 from scripted_trees import save_scripted_tree
@@ -24,7 +25,9 @@ from hierrouter_jax.collect.tree_file import load_tree
 from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.encoder.hashing import HashingEncoder
 from hierrouter_jax.evaluate.results import load_comparison
+from hierrouter_jax.routing.route_tree import ROOT, node_of_path
 from hierrouter_jax.routing.scores import score_routes
+from hierrouter_jax.tasks.rows import SplitConfig
 from hierrouter_jax.train.loop import load_router
 
 
@@ -129,6 +132,44 @@ def test_route_answers_a_question_in_words(place):
     assert sum(outcome["probabilities"][0].values()) == pytest.approx(1, abs=1e-5)
 
 
+def piped(text):
+    return io.TextIOWrapper(io.BytesIO(text.encode()))
+
+
+def test_route_checks_every_line_before_it_answers_one(place, monkeypatch, capsys):
+    lines = [{"question": "Why?"}, {"question": "Who?"}, {"question": "so long " * 5003}]
+    monkeypatch.setattr(sys, "stdin", piped("\n".join(map(json.dumps, lines))))
+    out = place / "never.json"
+    arguments = ["route", "--run-dir", place / "run", "--batch-size", "1", "--json", out]
+    assert main.main([str(argument) for argument in arguments]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "window" in shown.err
+    assert not out.exists()
+
+
+def test_route_keeps_what_it_answered_before_an_interruption(place, monkeypatch):
+    lines = [{"question": "Why?"}, {"question": "Who?"}, {"question": "Where?"}]
+    monkeypatch.setattr(sys, "stdin", piped("\n".join(map(json.dumps, lines))))
+    answer, num_batches = live_session.LiveSession.answer, 0
+
+    def interrupted(session, queries):
+        nonlocal num_batches
+        num_batches += 1
+        if num_batches == 3:
+            raise KeyboardInterrupt
+        return answer(session, queries)
+
+    monkeypatch.setattr(live_session.LiveSession, "answer", interrupted)
+    out = place / "interrupted.json"
+    arguments = ["route", "--run-dir", place / "run", "--batch-size", "1", "--json", out]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main.main([str(argument) for argument in arguments]) == 130
+    kept = json.loads(out.read_text())
+    assert [outcome["question"] for outcome in kept] == ["Why?", "Who?"]
+    assert [json.loads(line) for line in printed.getvalue().splitlines()] == kept
+
+
 def test_route_answers_lines_by_lines_in_their_order_and_keeps_them(place, monkeypatch):
     lines = [
         {"question": "Why?", "id": "first"},
@@ -138,7 +179,7 @@ def test_route_answers_lines_by_lines_in_their_order_and_keeps_them(place, monke
     asked = ["route", "--run-dir", place / "run", "--batch-size", "2", "--store", place / "live.sqlite"]
     answers = []
     for _ in range(2):
-        monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(map(json.dumps, lines)) + "\n\n"))
+        monkeypatch.setattr(sys, "stdin", piped("\n".join(map(json.dumps, lines)) + "\n\n"))
         answers.append(hierrouter(*asked))
     assert answers[0] == answers[1]
     outcomes = [json.loads(line) for line in answers[0].splitlines()]
@@ -147,16 +188,25 @@ def test_route_answers_lines_by_lines_in_their_order_and_keeps_them(place, monke
     assert outcomes[1]["answer"] in ("the stone", "the river")
 
 
-def test_collect_makes_the_tree_of_its_rows_and_asks_nothing_twice(place):
-    rows = make_rows(5, 4, prefix="all")
-    folder = place / "tasks"
-    folder.mkdir()
-    for task in ("sums", "letters"):
-        own = [dataclasses.asdict(row) for row in rows if row.task == task]
-        for fields in own:
-            fields.update(choices=list(fields["choices"]) or None, tests=None)
-        (folder / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
-    options = ["--tasks", folder, "--num-train", "1", "--num-test", "1", "--num-stages", "1"]
+@pytest.fixture(scope="module")
+def write_tasks():
+    """Write the task files of two small tasks into a new folder, and return it."""
+
+    def write(folder):
+        rows = make_rows(5, 4, prefix="all")
+        folder.mkdir()
+        for task in ("sums", "letters"):
+            own = [dataclasses.asdict(row) for row in rows if row.task == task]
+            for fields in own:
+                fields.update(choices=list(fields["choices"]) or None, tests=None)
+            (folder / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+        return folder
+
+    return write
+
+
+def test_collect_makes_the_tree_of_its_rows_and_asks_nothing_twice(place, write_tasks):
+    options = ["--tasks", write_tasks(place / "tasks"), "--num-train", "1", "--num-test", "1", "--num-stages", "1"]
     arguments = ["collect", "--out", place / "new.npz", "--store", place / "new.sqlite", *options]
     hierrouter(*arguments, "--json", place / "first.json")
     tree = load_tree(place / "new.npz")
@@ -180,9 +230,56 @@ def test_a_collection_is_configured_by_module_or_json_but_not_twice(tmp_path):
     (tmp_path / "other.py").write_text("CONFIG = 3\n")
     with pytest.raises(ConfigError, match="must define CONFIG"):
         collect_command.read_config(tmp_path / "other.py")
-    twice = collect_command.Command(out=tmp_path, store=tmp_path, config=tmp_path / "config.py", tasks=("t",))
-    with pytest.raises(ConfigError, match="not both"):
+    (tmp_path / "unknown.py").write_text((tmp_path / "config.py").read_text().replace("num_stages", "speed"))
+    with pytest.raises(ConfigError, match=r"unknown\.py must define CONFIG.*speed"):
+        collect_command.read_config(tmp_path / "unknown.py")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"tasks": ("t",)},
+        {"num_stages": 2},
+        {"routes": ("a>b",)},
+        {"prompt_version": "v1"},
+        {"cost_model": "base_rate"},
+        {"chunk_size": 3},
+        {"splits": SplitConfig(num_train=5)},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_an_option_beside_a_config_is_refused_not_forgotten(tmp_path, option):
+    (tmp_path / "config.json").write_text('{"pool": "p.toml", "encoder": "e", "tasks": ["t"]}')
+    twice = collect_command.Command(
+        out=tmp_path / "t.npz", store=tmp_path / "s.sqlite", config=tmp_path / "config.json", **option
+    )
+    with pytest.raises(ConfigError, match=f"not both.*options of {next(iter(option))};"):
         collect_command.run(twice)
+
+
+def test_a_collection_of_some_routes_fills_these_alone(place, write_tasks):
+    options = ["--tasks", write_tasks(place / "some"), "--num-train", "1", "--num-test", "1"]
+    arguments = ["--store", place / "some.sqlite", "--routes", "model_1>model_2", "model_2 > model_0"]
+    hierrouter("collect", "--out", place / "some.npz", *arguments, *options)
+    valid = load_tree(place / "some.npz").train.valid
+    wanted = {ROOT, *(node_of_path(3, path) for path in ([0], [1], [2], [1, 2], [2, 0]))}
+    assert [set(np.flatnonzero(row)) for row in np.asarray(valid)] == [wanted] * 2
+    unknown = ["collect", "--out", "x.npz", "--store", place / "x.sqlite", "--routes", "model_9", *options]
+    assert main.main([str(argument) for argument in unknown]) == 2
+
+
+def test_what_a_collection_would_fail_on_at_its_end_is_told_at_its_start(place, write_tasks, capsys):
+    tasks = ["--tasks", str(write_tasks(place / "doomed")), "--num-train", "1", "--num-test", "1"]
+    (place / "plain_file").write_text("")
+    doomed = {
+        "price_in_usd_per_mtok": ["--out", "x.npz", "--cost-model", "price"],
+        "plain_file": ["--out", str(place / "plain_file" / "x.npz")],
+        "report.json": ["--out", str(place / "x.npz"), "--json", str(place / "x.report.json")],
+    }
+    for message, arguments in doomed.items():
+        assert main.main(["collect", "--store", str(place / "doomed.sqlite"), *arguments, *tasks]) == 2
+        assert message in capsys.readouterr().err
+    assert not (place / "doomed.sqlite").exists()
 
 
 def test_pool_list_and_check_speak_of_every_model(tmp_path):

@@ -18,7 +18,10 @@ import hierrouter_jax as hr
 @pytest.mark.parametrize("name", hr.__all__)
 def test_every_public_name_is_there(name):
     assert getattr(hr, name).__module__ == f"hierrouter_jax.{hr._ROOM_OF[name]}"
-    assert name in dir(hr)
+
+
+def test_the_listing_is_the_public_names_alone():
+    assert dir(hr) == sorted(hr.__all__)
 
 
 def test_type_checkers_see_the_same_names():

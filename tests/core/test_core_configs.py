@@ -28,15 +28,18 @@ class Outer:
     where: Path = Path("x")
     limit: int | None = None
     inner: Inner = field(default_factory=Inner)
+    more: tuple[Inner, ...] = ()
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
+inners = st.builds(Inner, rate=finite, sizes=st.lists(st.integers()).map(tuple))
 outers = st.builds(
     Outer,
     name=st.text(),
     where=st.sampled_from([Path("a/b"), Path("/c")]),
     limit=st.none() | st.integers(),
-    inner=st.builds(Inner, rate=finite, sizes=st.lists(st.integers()).map(tuple)),
+    inner=inners,
+    more=st.lists(inners, max_size=3).map(tuple),
 )
 
 
@@ -56,8 +59,14 @@ def test_digests_are_equal_exactly_when_the_values_are(one, other):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"name": "n", "rat": 1}, r"run\.json: unknown key \['rat'\]; Outer knows: name, where, limit, inner"),
-        ({"name": "n", "inner": {"speed": 1}}, r"unknown key \['speed'\]"),
+        ({"name": "n", "rat": 1}, r"(?s)run\.json.*unknown key 'rat'; Outer knows: name, where, limit, inner"),
+        ({"name": "n", "inner": {"speed": 1}}, r"unknown key 'inner\.speed'; Inner knows: rate, sizes"),
+        ({"name": "n", "inner": 3, "speed": 1}, r"(?s)unknown key 'speed'.*'inner' must be an object, but is 3"),
+        ({"name": "n", "inner": {"sizes": "35"}}, r"'inner\.sizes' must be a list, but is '35'"),
+        ({"name": "n", "inner": {"sizes": 3}}, r"'inner\.sizes' must be a list, but is 3"),
+        ({"name": "n", "where": 3}, r"'where' must be a path, but is 3"),
+        ({"name": "n", "more": [{"rate": 1.5}, {"pace": 2}]}, r"unknown key 'more\[1\]\.pace'"),
+        ({"name": "n", "inner": None}, r"'inner' must be an object, but is None"),
         ({}, r'missing value for field "name"'),
         ({"name": 3}, r'wrong value type for field "name".*"str".*"int"'),
         ({"name": "n", "inner": {"sizes": ["3"]}}, r"inner\.sizes"),

@@ -220,7 +220,7 @@ def test_tokenizers_are_loaded_once(tmp_path):
 
 def test_a_name_that_is_not_in_the_pool_is_refused(pool_path):
     pool = open_pool(pool_path)
-    for ask in (pool.card, pool.tokenizer, pool.decoder, pool.weight_files):
+    for ask in (pool.card, pool.tokenizer, pool.decoder, pool.files):
         with pytest.raises(ConfigError, match=r"model-0, model-1, model-2.*is 'other'"):
             ask("other")
 

@@ -30,6 +30,8 @@ from hierrouter_jax.llm.cache import KVCache, resize_cache, take_rows
 from hierrouter_jax.llm.decoder import DecoderModel
 from hierrouter_jax.llm.sampling import token_logprobs
 
+SMALLEST_SPAN = 4  # continuations are padded to this many tokens at least: fewer sizes, fewer programs
+
 
 def option_logprobs(
     model: DecoderModel,
@@ -117,18 +119,29 @@ def _score_branches(
 ) -> None:
     """Score the continuations of distinct prompts; `users` are the pairs that share each prompt."""
     tokens, lengths = pad_tokens(prompts, batch_bucket(len(prompts)), prompt_bucket(max(map(len, prompts))))
-    branches = [(row, index) for row, own in enumerate(users) for index in own]
-    shape = (batch_bucket(len(branches)), batch_bucket(max(len(continuations[index]) for _, index in branches)))
+    spans = [max(SMALLEST_SPAN, batch_bucket(len(continuations[index]))) for own in users for index in own]
+    last, cache = read_prompts(model, tokens, lengths, num_slots=slot_bucket(tokens.shape[1] + max(spans)))
+    pairs = [(row, index) for row, own in enumerate(users) for index in own]
+    for span in sorted(set(spans)):  # one long continuation does not make the others long
+        branches = [pair for pair, own_span in zip(pairs, spans, strict=True) if own_span == span]
+        rows, wanted, is_wanted = _pad_branches(branches, continuations, span)
+        sums = np.asarray(branch_logprobs(model, last, cache, rows, wanted, is_wanted))
+        for (_, index), score in zip(branches, sums[: len(branches)], strict=True):
+            scores[index] = float(score)
+
+
+def _pad_branches(
+    branches: Sequence[tuple[int, int]], continuations: Sequence[tuple[int, ...]], span: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each branch's row of the cache, its tokens padded to `span`, and which of them count."""
+    shape = (batch_bucket(len(branches)), span)
     rows, wanted, is_wanted = np.zeros(shape[0], np.int32), np.zeros(shape, np.int32), np.zeros(shape, bool)
     for branch, (row, index) in enumerate(branches):
         size = len(continuations[index])
         rows[branch] = row
         wanted[branch, :size] = continuations[index]
         is_wanted[branch, :size] = True
-    last, cache = read_prompts(model, tokens, lengths, num_slots=slot_bucket(tokens.shape[1] + shape[1]))
-    sums = np.asarray(branch_logprobs(model, last, cache, rows, wanted, is_wanted))
-    for (_, index), score in zip(branches, sums[: len(branches)], strict=True):
-        scores[index] = float(score)
+    return rows, wanted, is_wanted
 
 
 @jax.jit

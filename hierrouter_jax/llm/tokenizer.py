@@ -24,6 +24,10 @@ FORMAT_VERSION = 2  # of what is kept in the cache; raise it when building from 
 # Tokens that end an answer, where a vocabulary has them as control tokens.
 END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "<eos>")
 
+# What chat templates may ask of their caller. Llama 3 writes today's date into every prompt unless it is given one:
+# equal questions would be other requests on the next day. Qwen3 thinks at length unless it is told not to.
+TEMPLATE_VALUES = {"date_string": "26 Jul 2024", "enable_thinking": False}
+
 
 class Tokenizer:
     """Text to token ids and back for one model."""
@@ -63,7 +67,9 @@ class Tokenizer:
 
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            ids = self._backend.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+            ids = self._backend.apply_chat_template(
+                turns, add_generation_prompt=True, return_dict=False, **TEMPLATE_VALUES
+            )
         except TemplateError as error:
             roles = ", ".join(message.role for message in messages)
             raise ConfigError(f"The model's chat template refused messages of the roles {roles}: {error}.") from error

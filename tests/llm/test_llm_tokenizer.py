@@ -219,6 +219,17 @@ def test_a_template_that_refuses_says_so(load):
         tokenizer.apply_chat([Message(role="system", content="a"), Message(role="user", content="b")])
 
 
+def test_a_conversation_is_the_same_on_every_day_and_without_thinking(load):
+    # The lines of the templates of Llama 3.2 and of Qwen3 that depend on more than the messages.
+    template = (
+        "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+        "a {{ date_string }}{% if enable_thinking is defined and not enable_thinking %} b{% endif %}"
+    )
+    tokenizer, _, _ = load(chat_template=template)
+    ids = tokenizer.apply_chat([Message(role="user", content="c")])
+    assert tokenizer.decode(ids) == "a 26 Jul 2024 b"
+
+
 def test_a_rebuilt_tokenizer_is_kept(load, tmp_path, monkeypatch):
     first, _, files = load()
     monkeypatch.setattr(tokenizer_module, "_rebuild", None)  # calling it again would be an error

@@ -13,7 +13,7 @@ TEST_STAMP := $(VENV)/.installed-test
 
 help:
 	@echo "make quickstart   packaged tree -> train -> evaluate -> report, then three questions to the real models"
-	@echo "make figures      the pictures of README.md, drawn anew from the packaged tree"
+	@echo "make figures      the table and pictures of README.md, made anew from the packaged tree"
 	@echo "make test         every test"
 	@echo "make lint         ruff, mypy, import contracts, sizes"
 	@echo "make format       ruff format"
@@ -37,8 +37,7 @@ quickstart: $(RUN_STAMP)
 figures: $(RUN_STAMP)
 	rm -rf runs/figures
 	$(BIN)/hierrouter quickstart --no-live --out runs/figures
-	mkdir -p docs/figures
-	cp runs/figures/figures/*.png docs/figures/
+	$(BIN)/hierrouter report runs/figures --figures docs/figures --markdown docs/figures/table.md
 
 test: $(TEST_STAMP)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -1,4 +1,4 @@
-"""`hierrouter evaluate`: a run, or a tree alone, becomes a table of the router and all baselines."""
+"""`hierrouter evaluate`: a run, or a tree alone, becomes tables of the router and all baselines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.costs import CostModel
 from hierrouter_jax.evaluate.evaluate_run import RESULTS_NAME, EvaluationConfig, evaluate_run, evaluate_tree
 from hierrouter_jax.evaluate.results import Comparison, save_comparison
-from hierrouter_jax.report.tables import system_table, task_table
+from hierrouter_jax.report.tables import system_table, task_cost_table, task_quality_table
 
 DEFAULT_COST_WEIGHT = 0.1
 
@@ -48,9 +48,9 @@ def run(command: Command) -> None:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Print both tables of a comparison."""
-    print_table(system_table(comparison, is_compact=True))
-    print_table(task_table(comparison, is_compact=True))
+    """Print the tables of a comparison: overall, then quality and cost by task."""
+    for table in (system_table(comparison), task_quality_table(comparison), task_cost_table(comparison)):
+        print_table(table)
 
 
 def _comparison(command: Command) -> Comparison:

@@ -1,4 +1,4 @@
-"""`hierrouter report`: evaluated runs become one self-contained page, and pictures where asked."""
+"""`hierrouter report`: evaluated runs become one self-contained page, and pictures and a markdown table where asked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from hierrouter_jax.evaluate.evaluate_run import RESULTS_NAME
 from hierrouter_jax.evaluate.results import load_comparison
 from hierrouter_jax.report.learning_curve import curve_of_metrics
 from hierrouter_jax.report.page import report_page
-from hierrouter_jax.report.run_figures import RunReport, figures_of_run
+from hierrouter_jax.report.run_figures import RunReport, figures_of_run, overview
+from hierrouter_jax.report.tables import markdown_table, system_table
 from hierrouter_jax.report.themes import LIGHT, png_bytes
 from hierrouter_jax.train.metrics_log import read_metrics
 
@@ -31,6 +32,8 @@ class Command:
     """The page; by default report.html in the first run directory."""
     figures: Path | None = None
     """A folder to write the pictures to as PNG files besides."""
+    markdown: Path | None = None
+    """A file to write the table of all systems to as markdown, as README files show it."""
     json: Path | None = None
     """Write there, as JSON, what was written."""
 
@@ -43,8 +46,16 @@ def run(command: Command) -> None:
     runs = [read_run(path) for path in command.run_dirs]
     pictures = write_report(out, runs, figures_dir=command.figures)
     print_lines([f"report: {out}", *(f"figure: {picture}" for picture in pictures)])
-    names = [run_report.name for run_report in runs]
-    write_json(command.json, {"page": str(out), "runs": names, "figures": [str(picture) for picture in pictures]})
+    if command.markdown is not None:
+        write_text_atomically(command.markdown, markdown_table(system_table(overview(runs))))
+        print_lines([f"table: {command.markdown}"])
+    outcome = {
+        "page": str(out),
+        "runs": [run_report.name for run_report in runs],
+        "figures": [str(picture) for picture in pictures],
+        "markdown": None if command.markdown is None else str(command.markdown),
+    }
+    write_json(command.json, outcome)
 
 
 def read_run(path: Path) -> RunReport:

@@ -19,7 +19,7 @@ from hierrouter_jax.report.run_figures import (
     figures_of_run,
     merged_comparison,
 )
-from hierrouter_jax.report.tables import html_table, system_table, task_table
+from hierrouter_jax.report.tables import html_table, system_table, task_cost_table, task_quality_table
 from hierrouter_jax.report.themes import DARK, LIGHT, png_bytes
 
 STYLE = """
@@ -39,7 +39,8 @@ img { display: block; max-width: 100%; height: auto; }
 caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
 th, td { border-bottom: 1px solid var(--rule); padding: .3rem .6rem; text-align: right; white-space: nowrap;
          font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; } tr.emphasised { background: var(--mark); font-weight: 600; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
+tr.emphasised { font-weight: 600; } tr.emphasised td, tr.emphasised td:first-child { background: var(--mark); }
 """
 
 
@@ -69,17 +70,19 @@ def _run_section(run: RunReport) -> str:
         html_table(system_table(run.comparison)),
         _reading_notes(run.comparison),
         *map(_figure_html, figures_of_run(run)),
-        html_table(task_table(run.comparison)),
+        html_table(task_quality_table(run.comparison)),
+        html_table(task_cost_table(run.comparison)),
     ]
     return "".join(pieces)
 
 
 def _reading_notes(comparison: Comparison) -> str:
     notes = (
-        f"Intervals are paired bootstrap over queries ({comparison.bootstrap.num_resamples} resamples). Utility is "
-        f"quality - {comparison.cost_weight:g} * cost, in percent. Cost 1 is the dearest model answering the mean "
-        f"query once (cost model: {comparison.cost_model}). The best single model is chosen on the train split; the "
-        "last column is the difference in utility from it."
+        f"Intervals are paired bootstrap over queries ({comparison.bootstrap.num_resamples} resamples), by task over "
+        "the task's own; one of no width says that every query came out alike, not that the number is certain. "
+        f"Utility is quality - {comparison.cost_weight:g} * cost, in percent. Cost 1 is the dearest "
+        f"model answering the mean query once (cost model: {comparison.cost_model}). The best single model is chosen "
+        "on the train split; the last column is the difference in utility from it."
     )
     return f"<p>{html.escape(notes)}</p>\n"
 

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from hierrouter_jax.evaluate.pareto import pareto_mask
 from hierrouter_jax.evaluate.results import Comparison, SystemResult
 from hierrouter_jax.report.labels import PointLabel, place_labels, segment_pixels
-from hierrouter_jax.report.tables import shown_name
-from hierrouter_jax.report.themes import LIGHT, Theme, make_axes, set_words
+from hierrouter_jax.report.tables import is_router, shown_name
+from hierrouter_jax.report.themes import LIGHT, Theme, make_axes, readable, set_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ def quality_cost_figure(comparison: Comparison, *, theme: Theme = LIGHT) -> Figu
         title="Quality against cost",
         x_label="cost per query (1 = the dearest model answers the mean query once)",
         y_label="quality, %",
+        note=f"bars: {comparison.bootstrap.level:.0%} intervals; dashed: Pareto front without the oracle",
     )
     axes.margins(x=0.08, y=0.08)
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
@@ -66,7 +67,7 @@ def quality_cost_figure(comparison: Comparison, *, theme: Theme = LIGHT) -> Figu
 
 def system_mark(name: str, comparison: Comparison, theme: Theme) -> Mark:
     """Return a system's mark: routers are stars, models are circles in their own hue, the rest are grey."""
-    if name.startswith("router"):
+    if is_router(name):
         return Mark(marker="*", colour=theme.router, size=17.0, order=6)
     if name == "oracle":
         return Mark(marker="D", colour=theme.oracle, size=7.0, order=3)
@@ -87,7 +88,7 @@ def _distinct_points(comparison: Comparison) -> list[Point]:
         if earlier is None:
             points[place] = Point(name=name, text=shown_name(name), system=system)
         else:
-            points[place] = Point(name=earlier.name, text=f"{earlier.text} = {shown_name(name)}", system=system)
+            points[place] = Point(name=earlier.name, text=f"{earlier.text}\n= {shown_name(name)}", system=system)
     return list(points.values())
 
 
@@ -126,8 +127,8 @@ def _labels(points: Sequence[Point], comparison: Comparison, theme: Theme) -> li
             x=point.system.cost,
             y=100 * point.system.quality,
             text=point.text,
-            colour=system_mark(point.name, comparison, theme).colour,
-            is_bold=point.name.startswith("router"),
+            colour=readable(system_mark(point.name, comparison, theme).colour, theme),
+            is_bold=is_router(point.name),
         )
         for point in points
     ]

@@ -1,17 +1,22 @@
 """Figure: which routes a system takes, task by task.
 
-A bar's fill is the hue of the route's first model; a route of several hops is striped in the hue of its last model,
-the one that gives the answer. Rare routes are gathered as "other".
+A bar has one band a hop, the first model's on top and the one that gives the answer lowest, each in its model's hue;
+so a route and its reverse look different. The legend names the routes in the bars' order. Rare routes are gathered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.legend import Legend
+from matplotlib.legend_handler import HandlerBase
+from matplotlib.patches import Rectangle
+from matplotlib.transforms import Transform
 
 from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.evaluate.results import Comparison
@@ -21,17 +26,9 @@ from hierrouter_jax.report.themes import LIGHT, Theme, make_axes, set_words
 MAX_ROUTES_SHOWN = 8
 OTHER = "other routes"
 ALL_TASKS = "all tasks"
-HATCH_LINEWIDTH_PT = 2.2
-HATCHES = {1: "", 2: "///", 3: "xxx"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fill:
-    """How a route's bar looks: `stripe` is the colour of the hatch."""
-
-    face: str
-    stripe: str
-    hatch: str
+BAR_HEIGHT = 0.72  # of the distance between two rows
+MIN_NUMBERED_PERCENT = 3.0  # narrower bars have no room for their number
+READING_NOTE = "a band a hop, from the top: first model to last"
 
 
 def route_mix_figure(comparison: Comparison, *, system: str = "router", theme: Theme = LIGHT) -> Figure:
@@ -46,13 +43,23 @@ def route_mix_figure(comparison: Comparison, *, system: str = "router", theme: T
     for row, mix in enumerate(mixes.values()):
         _draw_row(axes, row, mix, routes, comparison.model_names, theme)
     axes.set_yticks(range(len(mixes)), list(mixes), color=theme.text)
+    axes.get_yticklabels()[-1].set_fontweight("bold")
     axes.invert_yaxis()
     axes.grid(visible=False)
     axes.set_xlim(0, 100)
-    set_words(axes, theme, title=f"Routes of the {system}, by task", x_label="share of queries, %", y_label="")
-    handles = [_patch(route, comparison.model_names, theme) for route in routes]
+    note = READING_NOTE if any(ROUTE_ARROW in route for route in routes) else ""
+    title = f"Routes of the {system}, by task"
+    set_words(axes, theme, title=title, x_label="share of queries, %", y_label="", note=note)
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5, labelcolor=theme.text
+        handles=[_Bands(_hues(route, comparison.model_names, theme), theme.background) for route in routes],
+        labels=routes,
+        handler_map={_Bands: _BandsHandler()},
+        handleheight=1.2,
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=theme.text,
     )
     return figure
 
@@ -72,38 +79,66 @@ def _draw_row(
     named = sum(mix.get(route, 0.0) for route in routes)
     for route in routes:
         width = 100 * (max(0.0, 1 - named) if route == OTHER else mix.get(route, 0.0))
-        fill = _fill(route, model_names, theme)
-        striped = axes.barh(
-            row, width, left=left, height=0.72, facecolor=fill.face, hatch=fill.hatch, edgecolor=fill.stripe, lw=0
-        )
-        striped[0].set_hatch_linewidth(HATCH_LINEWIDTH_PT)
-        axes.barh(row, width, left=left, height=0.72, fill=False, edgecolor=theme.background, lw=1.2)
-        if width >= 9:
+        hues = _hues(route, model_names, theme)
+        height = BAR_HEIGHT / len(hues)
+        for hop, hue in enumerate(hues):
+            middle = row - BAR_HEIGHT / 2 + (hop + 0.5) * height
+            axes.barh(middle, width, left=left, height=height, facecolor=hue, edgecolor=theme.background, lw=1.2)
+        if width >= MIN_NUMBERED_PERCENT:
             _draw_share(axes, left + width / 2, row, width, theme)
         left += width
 
 
 def _draw_share(axes: Axes, x: float, row: int, width: float, theme: Theme) -> None:
-    """Write a share on its bar, on a patch of the page's colour, so that stripes do not run through the digits."""
+    """Write a share on its bar, on a patch of the page's colour, so that no band runs through the digits."""
     patch = {"boxstyle": "round,pad=0.2", "facecolor": theme.background, "edgecolor": "none", "alpha": 0.88}
     axes.text(x, row, f"{width:.0f}", ha="center", va="center", fontsize=8, color=theme.text, bbox=patch)
 
 
-def _fill(route: str, model_names: Sequence[str], theme: Theme) -> Fill:
+def _hues(route: str, model_names: Sequence[str], theme: Theme) -> tuple[str, ...]:
+    """Return the colours of a route's bands, first hop first."""
     if route == OTHER:
-        return Fill(face=theme.grid, stripe=theme.grid, hatch="")
-    hops = route.split(ROUTE_ARROW)
-    first, last = (_hue(name, model_names, theme) for name in (hops[0], hops[-1]))
-    same = first == last and len(hops) > 1
-    return Fill(face=first, stripe=theme.background if same else last, hatch=HATCHES.get(len(hops), "..."))
+        return (theme.grid,)
+    return tuple(_hue(model, model_names, theme) for model in route.split(ROUTE_ARROW))
 
 
 def _hue(model: str, model_names: Sequence[str], theme: Theme) -> str:
     return theme.hues[model_names.index(model) % len(theme.hues)] if model in model_names else theme.muted
 
 
-def _patch(route: str, model_names: Sequence[str], theme: Theme) -> Patch:
-    fill = _fill(route, model_names, theme)
-    patch = Patch(facecolor=fill.face, edgecolor=fill.stripe, hatch=fill.hatch, lw=0, label=route)
-    patch.set_hatch_linewidth(HATCH_LINEWIDTH_PT)
-    return patch
+@dataclass(frozen=True)
+class _Bands:
+    """A legend's key: what the bar of a route looks like."""
+
+    hues: tuple[str, ...]
+    edge: str
+
+
+class _BandsHandler(HandlerBase):
+    """Draws the bands in the legend as they are in the bars."""
+
+    def create_artists(
+        self,
+        legend: Legend,
+        orig_handle: Any,
+        xdescent: float,
+        ydescent: float,
+        width: float,
+        height: float,
+        fontsize: float,
+        trans: Transform,
+    ) -> list[Artist]:
+        band = height / len(orig_handle.hues)
+        tops = [height - ydescent - hop * band for hop in range(len(orig_handle.hues))]
+        return [
+            Rectangle(
+                (-xdescent, top - band),
+                width,
+                band,
+                facecolor=hue,
+                edgecolor=orig_handle.edge,
+                lw=0.8,
+                transform=trans,
+            )
+            for top, hue in zip(tops, orig_handle.hues, strict=True)
+        ]

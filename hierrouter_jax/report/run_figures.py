@@ -12,6 +12,7 @@ from hierrouter_jax.evaluate.results import Comparison
 from hierrouter_jax.report.learning_curve import Curve, learning_curve_figure
 from hierrouter_jax.report.quality_cost import quality_cost_figure
 from hierrouter_jax.report.route_mix import route_mix_figure
+from hierrouter_jax.report.tables import shown_name
 from hierrouter_jax.report.themes import Theme
 
 
@@ -66,6 +67,11 @@ def figures_of_all(runs: Sequence[RunReport]) -> list[CaptionedFigure]:
     return figures
 
 
+def overview(runs: Sequence[RunReport]) -> Comparison:
+    """Return what one table says of all runs: a run alone keeps its own names."""
+    return runs[0].comparison if len(runs) == 1 else merged_comparison(runs)
+
+
 def merged_comparison(runs: Sequence[RunReport]) -> Comparison:
     """Return the first run's comparison with every run's router in it, named after its run.
 
@@ -101,21 +107,22 @@ def _quality_cost(comparison: Comparison) -> CaptionedFigure:
 def _route_mix(comparison: Comparison) -> CaptionedFigure:
     return CaptionedFigure(
         kind="route_mix",
-        caption="The fill is the first model's colour; stripes, where there are several hops, the last one's, which "
-        "gives the answer (the page's colour where that is the first model again).",
+        caption=f"Shares of the {comparison.num_queries} {comparison.split} queries. A bar has one band a hop, the "
+        "first on top; the lowest band is the model that gives the answer.",
         draw=lambda theme: route_mix_figure(comparison, theme=theme),
     )
 
 
 def _learning_curve(curve: Curve, comparison: Comparison) -> CaptionedFigure:
     references = {
-        f"{shown}, {comparison.split}": comparison.systems[name].utility
-        for name, shown in (("best_single", "best single"), ("oracle", "oracle"))
+        f"{shown_name(name)}, {comparison.split}": comparison.systems[name].utility
+        for name in ("router", "best_single", "oracle")
         if name in comparison.systems
     }
     return CaptionedFigure(
         kind="learning_curve",
         caption="Faint: mean of each update's sampled training routes; strong: its running mean. The dotted lines are "
-        f"utilities on the {comparison.split} split, so they give the scale and not a goal the curve must meet.",
+        f"utilities on the {comparison.split} split, for scale: where the curve ends far above the router's own line, "
+        "what was learned does not carry over to new queries.",
         draw=lambda theme: learning_curve_figure([curve], references=references, theme=theme),
     )

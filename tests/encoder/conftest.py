@@ -21,12 +21,12 @@ SIZES = {
 }
 
 
-def make_torch_encoder(family: str, *, seed: int = 0) -> torch.nn.Module:
-    """Return an encoder whose every parameter is random, biases and norms too, with room for 29 tokens."""
+def make_torch_encoder(family: str, *, seed: int = 0, window_tokens: int = 29) -> torch.nn.Module:
+    """Return an encoder whose every parameter is random, biases and norms too, with room for `window_tokens`."""
     if family == "bert":
-        model = BertModel(BertConfig(**SIZES, max_position_embeddings=29, pad_token_id=0))
+        model = BertModel(BertConfig(**SIZES, max_position_embeddings=window_tokens, pad_token_id=0))
     else:
-        model = MPNetModel(MPNetConfig(**SIZES, max_position_embeddings=31, pad_token_id=1))
+        model = MPNetModel(MPNetConfig(**SIZES, max_position_embeddings=window_tokens + 2, pad_token_id=1))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -54,9 +54,9 @@ def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
 def save_encoder(tmp_path: Path) -> Callable[..., tuple[Path, torch.nn.Module]]:
     """Return a function that writes a checkpoint folder and gives its path and the torch model."""
 
-    def save(family: str, *, seed: int = 0) -> tuple[Path, torch.nn.Module]:
+    def save(family: str, *, seed: int = 0, window_tokens: int = 29) -> tuple[Path, torch.nn.Module]:
         folder = tmp_path / f"{family}-{seed}"
-        model = make_torch_encoder(family, seed=seed)
+        model = make_torch_encoder(family, seed=seed, window_tokens=window_tokens)
         model.save_pretrained(folder)
         make_tokenizer(family).save_pretrained(folder)
         return folder, model

@@ -60,6 +60,22 @@ def test_relative_position_buckets_equal_torch():
     np.testing.assert_array_equal(relative_position_buckets(521), expected.numpy())
 
 
+def test_keys_beyond_the_last_bucket_of_mpnet_weigh_as_in_torch(save_encoder):
+    num_tokens = 311  # most pairs are in the last bucket of either half, which begins at distance 91
+    folder, model = save_encoder("mpnet", window_tokens=num_tokens)
+    graphdef, params, _ = load(folder, model)
+    # Every bucket is used but 16, which would be a later key at distance 0.
+    assert set(np.unique(relative_position_buckets(num_tokens))) == {*range(32)} - {16}
+    token_ids = np.random.default_rng(2).integers(4, 51, (1, num_tokens))
+    with torch.no_grad():
+        expected = model(torch.tensor(token_ids)).last_hidden_state.numpy()
+    encoder = nnx.merge(graphdef, params)
+
+    received = np.asarray(encode_tokens(encoder, jnp.asarray(token_ids), jnp.array([num_tokens])))
+
+    np.testing.assert_allclose(received, expected, atol=2e-5, rtol=1e-5)
+
+
 def test_every_tensor_that_does_not_fit_is_named_at_once(save_encoder):
     folder, model = save_encoder("bert")
     tensors = load_file(folder / "model.safetensors")

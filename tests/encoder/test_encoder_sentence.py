@@ -10,7 +10,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from hierrouter_jax.core.errors import ConfigError, WeightsError
-from hierrouter_jax.encoder.sentence_encoder import EncoderSpec, load_encoder
+from hierrouter_jax.encoder import sentence_encoder
+from hierrouter_jax.encoder.sentence_encoder import ALL_MINILM_L6_V2, ALL_MPNET_BASE_V2, EncoderSpec, load_encoder
 from hierrouter_jax.encoder.text_encoder import TextEncoder
 
 NUM_WORDS = (3, 0, 61, 1, 17, 9, 16, 15, 131)
@@ -121,6 +122,32 @@ def test_the_window_is_the_tuned_one_unless_told(save_encoder, tmp_path):
         load(folder, tmp_path, window_tokens=30)
     with pytest.raises(ConfigError, match="window_tokens must be >= 3"):
         EncoderSpec(source=str(folder), window_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("all-MiniLM-L6-v2", ALL_MINILM_L6_V2),
+        ("all-mpnet-base-v2", ALL_MPNET_BASE_V2),
+        (ALL_MPNET_BASE_V2.source, ALL_MPNET_BASE_V2),
+        (
+            "hf:sentence-transformers/all-mpnet-base-v2",
+            EncoderSpec(source="hf:sentence-transformers/all-mpnet-base-v2"),
+        ),
+        ("./all-mpnet-base-v2", EncoderSpec(source="./all-mpnet-base-v2")),
+    ],
+)
+def test_the_digest_of_a_pinned_encoder_is_asked_for_however_it_is_named(monkeypatch, text, spec):
+    asked = []
+
+    def refuse(source, *, sha256, **kwargs):
+        asked.append((source, sha256))
+        raise WeightsError("not fetched in a test")
+
+    monkeypatch.setattr(sentence_encoder, "resolve", refuse)
+    with pytest.raises(WeightsError, match="not fetched"):
+        load_encoder(text)
+    assert asked == [(spec.source, spec.sha256)]
 
 
 def write_pooling(folder, **modes):

@@ -41,6 +41,7 @@ def make_folder(folder):
             "pypi:a-part{1..3}==1.0#*/d/*",
             WheelSource(wheels=("a-part1==1.0", "a-part2==1.0", "a-part3==1.0"), members="*/d/*"),
         ),
+        ("pypi:a==1#*/m.zip.*!/m/", WheelSource(wheels=("a==1",), members="*/m.zip.*!/m/")),
         ("pypi:p{009..010}==0.1, b==2#*/", WheelSource(wheels=("p009==0.1", "p010==0.1", "b==2"), members="*/")),
     ],
 )
@@ -58,6 +59,7 @@ def test_source_strings(text, expected):
         ("pypi:a==1.0", "#MEMBER"),
         ("pypi:a==1.0#", "#MEMBER"),
         ("pypi:--index-url==1#x", "NAME==VERSION"),
+        ("pypi:a==1#m.zip!/m.gguf", "PATTERN!/FOLDER/"),
         ("  ", "is empty"),
     ],
 )

@@ -6,6 +6,7 @@ import dataclasses
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hierrouter_jax.cli.output import print_lines, print_note, write_json
 from hierrouter_jax.cli.packaged import SMALL_POOL, packaged_file
@@ -43,7 +44,7 @@ class Command:
     pool: Path | None = None
     """Pool file; by default the packaged small pool."""
     encoder: str | None = None
-    """Where the sentence encoder comes from (hf:, pypi: or a path); by default all-MiniLM-L6-v2."""
+    """all-MiniLM-L6-v2 (the default), all-mpnet-base-v2, or where another comes from (hf:, pypi: or a path)."""
     splits: SplitConfig = field(default_factory=SplitConfig)
     """How many rows of each task go where."""
     num_stages: int | None = None
@@ -110,7 +111,9 @@ def read_config(path: Path) -> CollectConfig:
 
 
 def _config_of(command: Command) -> CollectConfig:
-    given = {name: getattr(command, name) for name in OPTIONS_OF_CONFIG if getattr(command, name) is not None}
+    given: dict[str, Any] = {
+        name: getattr(command, name) for name in OPTIONS_OF_CONFIG if getattr(command, name) is not None
+    }
     if command.config is not None:
         doubled = [
             *given,
@@ -127,5 +130,5 @@ def _config_of(command: Command) -> CollectConfig:
         given["routes"] = tuple(
             tuple(name.strip() for name in route.split(ROUTE_SEPARATOR)) for route in command.routes
         )
-    defaults = {"pool": packaged_file(SMALL_POOL), "encoder": ALL_MINILM_L6_V2.source}
+    defaults: dict[str, Any] = {"pool": packaged_file(SMALL_POOL), "encoder": ALL_MINILM_L6_V2.source}
     return CollectConfig(tasks=command.tasks, splits=command.splits, **(defaults | given))

@@ -38,7 +38,7 @@ class Command:
     pool: Path | None = None
     """Pool file of the run; by default the packaged small pool."""
     encoder: str | None = None
-    """Where the run's encoder comes from (hf:, pypi: or a path); by default the packaged tree's encoder."""
+    """The run's encoder: a name (all-MiniLM-L6-v2, the default, or all-mpnet-base-v2), hf:, pypi: or a path."""
     store: Path | None = None
     """Response store used as a cache; nothing in it is asked again."""
     batch_size: int = 16

@@ -7,7 +7,6 @@ A Hugging Face folder brings its tokenizer. A GGUF file carries the vocabulary a
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from hierrouter_jax.core.errors import ConfigError, StorageError, WeightsError
 from hierrouter_jax.core.text import Message
 from hierrouter_jax.llm.gguf_tokenizer import build_tokenizer, special_tokens
+from hierrouter_jax.weights.cache_locks import make_lock
 from hierrouter_jax.weights.gguf_reader import GGUFReader
 from hierrouter_jax.weights.sources import ResolvedFiles, default_cache_dir
 
@@ -114,20 +114,22 @@ def _rebuild(gguf_path: Path, kept: Path) -> None:
         clean_up_tokenization_spaces=False,
         **special_tokens(metadata),
     )
-    partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
+    partial = kept.with_name(f"{kept.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        backend.save_pretrained(str(partial))
-        _write_config(partial, metadata)
-        if not kept.is_dir():
-            partial.replace(kept)
+        with make_lock(kept.parents[1] / "locks" / f"{kept.name}.lock", is_quiet=True):
+            if kept.is_dir():  # made by another process meanwhile
+                return
+            try:
+                shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+                partial.mkdir(parents=True)
+                backend.save_pretrained(str(partial))
+                _write_config(partial, metadata)
+                partial.replace(kept)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        if not kept.is_dir():
-            raise StorageError(f"Keeping the tokenizer in {kept} failed: {error}. Free space, or choose another cache "
+        raise StorageError(f"Keeping the tokenizer in {kept} failed: {error}. Free space, or choose another cache "
                                "with HIERROUTER_CACHE.") from error  # fmt: skip
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_config(folder: Path, metadata: dict[str, Any]) -> None:

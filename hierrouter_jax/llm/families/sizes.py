@@ -20,7 +20,7 @@ def hf_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
         "mlp_dim": int(required(config, "intermediate_size")),
         "num_heads": num_heads,
         "num_kv_heads": int(config.get("num_key_value_heads") or num_heads),
-        "head_dim": int(config.get("head_dim") or embed_dim // num_heads),
+        "head_dim": _head_dim(config.get("head_dim"), embed_dim, num_heads),
         "context_window": int(required(config, "max_position_embeddings")),
         "norm_eps": float(required(config, "rms_norm_eps")),
     }
@@ -31,7 +31,7 @@ def gguf_sizes(metadata: Mapping[str, Any], tensor_names: Collection[str]) -> di
     arch = str(required(metadata, "general.architecture"))
     num_heads = same_for_all_layers(metadata, f"{arch}.attention.head_count")
     embed_dim = int(required(metadata, f"{arch}.embedding_length"))
-    head_dim = int(metadata.get(f"{arch}.attention.key_length") or embed_dim // num_heads)
+    head_dim = _head_dim(metadata.get(f"{arch}.attention.key_length"), embed_dim, num_heads)
     for key in ("attention.value_length", "rope.dimension_count"):
         value = metadata.get(f"{arch}.{key}")
         if value is not None and int(value) != head_dim:
@@ -51,6 +51,11 @@ def gguf_sizes(metadata: Mapping[str, Any], tensor_names: Collection[str]) -> di
         "has_rope_divisors": "rope_freqs.weight" in tensor_names,
         "has_tied_output": "output.weight" not in tensor_names,
     }
+
+
+def _head_dim(stated: Any, embed_dim: int, num_heads: int) -> int:
+    """Return the stated width, else an equal share; no heads at all are for `DecoderConfig` to refuse."""
+    return int(stated or embed_dim // max(num_heads, 1))
 
 
 def _gguf_num_kv_heads(metadata: Mapping[str, Any], arch: str, num_heads: int) -> int:

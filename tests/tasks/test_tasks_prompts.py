@@ -75,7 +75,7 @@ def test_question_is_in_the_prompt_word_for_word(form, style, version):
 def test_requests_have_the_budget_of_the_form_and_the_model(form, style):
     request = task_request(card(style), ROWS[form])
     assert request.model == "m"
-    assert request.max_new_tokens == {"choice": 1, "number": 480, "program": 256, "completion": 320, "open": 256}[form]
+    assert request.max_new_tokens == {"choice": 1, "number": 480, "program": 256, "completion": 512, "open": 256}[form]
     assert request.max_new_tokens == 1 or task_request(card(style, 101), ROWS[form]).max_new_tokens == 101
     assert bool(request.options) == (form == "choice")
     assert bool(request.stop) == (form in ("program", "completion") or (style == "plain" and form != "choice"))

@@ -96,6 +96,12 @@ def decode_chunk(
     return state, drawn, logprobs
 
 
+@jax.jit
+def take_state_rows(state: DecodeState, rows: Int[Array, " row"]) -> DecodeState:
+    """Return the state of the chosen rows."""
+    return jax.tree.map(lambda x: x[rows], state)
+
+
 def _decode_step(
     decoder: Decoder, state: DecodeState, stops: Int[Array, " stop"], mode: SamplingMode
 ) -> tuple[DecodeState, Int[Array, " batch"], Float[Array, " batch"]]:

@@ -2,8 +2,9 @@
 
 Prompts are sorted by length and split into batches, so one call may hold any number of them. A batch is filled by a
 prefill program and continued by a decode program, one `while_loop` of at most `chunk` steps with the cache donated;
-between chunks the host looks for stop strings and lengthens the cache. All sizes are rounded up to a few buckets, so
-few programs are compiled. Lengths count tokens.
+between chunks the host looks for stop strings, lengthens the cache, and lets a batch shrink to the rows that still
+run: a step costs what its batch costs, and answers of one batch differ in length several times over. All sizes are
+rounded up to a few buckets, so few programs are compiled. Lengths count tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from hierrouter_jax.llm.batching import (
     slot_bucket,
 )
 from hierrouter_jax.llm.cache import resize_cache
-from hierrouter_jax.llm.decode_loop import NO_TOKEN, DecodeState, decode_chunk, prefill
+from hierrouter_jax.llm.decode_loop import NO_TOKEN, DecodeState, decode_chunk, prefill, take_state_rows
 from hierrouter_jax.llm.decoder import DecoderModel
 from hierrouter_jax.llm.likelihood import option_logprobs, score_continuations
 from hierrouter_jax.llm.sampling import SamplingMode, sampling_mode, stack_samplings
@@ -123,12 +124,21 @@ def _generate_batch(
         running = [row for row in rows if row.finish_reason is None]
         if not running:
             return
+        if batch_bucket(len(running)) < batch_bucket(len(rows)):
+            state, rows = _keep_running(state, rows), running
         is_over = np.ones(state.is_done.shape, bool)
         is_over[: len(rows)] = [row.finish_reason is not None for row in rows]
         needed = max(len(row.prompt) + min(len(row.token_ids) + limits.chunk, row.budget) for row in running)
         cache = resize_cache(state.cache, max(state.cache.num_slots, slot_bucket(needed)))
         state = replace(state, cache=cache, is_done=jnp.asarray(is_over))
         state, drawn, logprobs = decode_chunk(model, state, stop_ids, num_steps=limits.chunk, mode=mode)
+
+
+def _keep_running(state: DecodeState, rows: Sequence[_Row]) -> DecodeState:
+    """Return the state of the rows that go on, in the fewest rows: one that is done costs as much as one that runs."""
+    kept = [index for index, row in enumerate(rows) if row.finish_reason is None]
+    padding = [kept[0]] * (batch_bucket(len(kept)) - len(kept))
+    return take_state_rows(state, np.array(kept + padding, np.int32))
 
 
 def _take(

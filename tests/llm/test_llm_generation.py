@@ -11,6 +11,7 @@ import pytest
 
 from hierrouter_jax.core.errors import ConfigError, DataError, PromptTooLongError
 from hierrouter_jax.core.text import GREEDY, Sampling
+from hierrouter_jax.llm import generation
 from hierrouter_jax.llm.batching import (
     BatchLimits,
     batch_bucket,
@@ -177,8 +178,30 @@ def test_few_programs_serve_many_lengths():
         generate(random_prompts(lengths), [3, 40], limits=limits)
         generate(random_prompts(lengths), [40, 3], limits=limits, stop_token_ids=range(3))
     after = prefill._cache_size(), decode_chunk._cache_size()
-    # Prompts share one bucket (32) and caches another (128); two rows of 32 tokens are one program.
-    assert np.subtract(after, before).tolist() == [1, 1]
+    # Prompts share one bucket (32) and caches another (128); two rows of 32 tokens are one program. A batch of two goes
+    # on as a batch of one.
+    assert np.subtract(after, before).tolist() == [1, 2]
+
+
+def test_a_batch_shrinks_to_the_rows_that_run(monkeypatch):
+    sizes = []
+
+    def counted(model, state, *args, **kwargs):
+        sizes.append(state.is_done.shape[0])
+        return decode_chunk(model, state, *args, **kwargs)
+
+    monkeypatch.setattr(generation, "decode_chunk", counted)
+    budgets = (5, 19, 2, 31, 11, 7, 43)
+    results = generate(budgets=budgets, samplings=SAMPLINGS, limits=BatchLimits(max_batch=8, chunk=3))
+    assert [len(result.token_ids) for result in results] == list(budgets)
+    # Each row's first token is prefill's; after n chunks the rows with budgets above 1 + 3n run.
+    running = [sum(budget > 1 + 3 * chunks for budget in budgets) for chunks in range(14)]
+    assert sizes == [batch_bucket(num_rows) for num_rows in running]
+    assert sizes[0] == 8
+    assert sizes[-1] == 1
+    for row in (1, 4, 6):  # rows that were moved within the batch, each sampled in another way
+        [alone] = generate([PROMPTS[row]], [budgets[row]], [SAMPLINGS[row]])
+        assert alone.token_ids == results[row].token_ids
 
 
 def test_the_cache_is_updated_in_place():

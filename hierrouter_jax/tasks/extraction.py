@@ -21,8 +21,10 @@ RELATIVE_TOLERANCE = Fraction(1, 10**6)
 # A comma is part of a number only where it groups thousands: "3, 4" and "3,4" are two numbers.
 _WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 _FRACTION = r"\\d?t?frac\{\s*-?[\d,.]+\s*\}\{\s*[\d,.]+\s*\}"
+# In no pattern here do two loops over white space meet: models end in thousands of blanks, and the ways to share them
+# out between the loops grow with a power of their number.
 _NUMBER = re.compile(
-    r"(?P<sign>-?)\s*(?:\\?[$€£])?\s*"
+    r"(?:(?P<sign>-)(?:\s*\\?[$€£])?\s*)?"
     rf"(?P<body>{_FRACTION}|{_WHOLE}(?:\.\d+)?(?:[eE][+-]?\d{{1,3}}(?!\w))?(?:\s*/\s*{_WHOLE})?|\.\d+)"
 )
 _OPERAND = re.compile(r"(?:[\d)\]}%]|(?<![A-Za-z])[A-Za-z])$")  # a number, a bracket, a variable; not a word
@@ -44,8 +46,8 @@ def extract_letter(row: TaskRow, text: str) -> str | None:
         return bare.upper()
     group = rf"[(\[*\s]*([{letters}])(?![\w'])"
     patterns = (
-        rf"\\boxed\{{\s*(?:\\text\{{)?\s*\(?([{letters}])\)?\s*\}}",
-        rf"(?i:answer(?:\s+is|\s*:)\s*:?|(?:option|choice)(?:\s+is)?:?)\s*{group}",
+        rf"\\boxed\{{\s*(?:\\text\{{\s*)?\(?([{letters}])\)?\s*\}}",
+        rf"(?i:answer(?:\s+is|\s*:)(?:\s*:)?|(?:option|choice)(?:\s+is)?:?){group}",
     )
     for pattern in patterns:
         found = re.findall(pattern, text)
@@ -101,7 +103,7 @@ def is_same_number(left: str, right: str) -> bool:
 
 def _numbers(text: str) -> list[str]:
     """Return every number of a text in one written form: no spaces, no currency, a minus only where it is a sign."""
-    text = _MIXED.sub(lambda m: _sum_text(*m.groups()), text.replace("−", "-").replace("\\!", "").replace("{,}", ","))
+    text = _MIXED.sub(_as_one_fraction, text.replace("−", "-").replace("\\!", "").replace("{,}", ","))
     found: list[str] = []
     for match in _NUMBER.finditer(text):
         before = text[: match.start()].rstrip(" ")
@@ -112,9 +114,13 @@ def _numbers(text: str) -> list[str]:
     return found
 
 
-def _sum_text(whole: str, numerator: str, denominator: str) -> str:
-    """Return a mixed number such as "1 1/2" as one fraction."""
-    return f"{int(whole) * int(denominator) + int(numerator)}/{denominator}"
+def _as_one_fraction(mixed: re.Match[str]) -> str:
+    """Return a mixed number such as "1 1/2" as one fraction; as it is when it has more digits than Python reads."""
+    whole, numerator, denominator = mixed.groups()
+    try:
+        return f"{int(whole) * int(denominator) + int(numerator)}/{denominator}"
+    except ValueError:
+        return mixed.group()
 
 
 def _first_number(text: str) -> str | None:

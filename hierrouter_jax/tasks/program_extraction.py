@@ -136,7 +136,7 @@ def _without_usage(program: str, entry_point: str | None) -> str:
         return program
     try:
         return ast.unparse(ast.Module(body=kept, type_ignores=[]))
-    except RecursionError:
+    except (RecursionError, ValueError):  # deep nesting; a number too long to be written in decimal digits
         return program
 
 

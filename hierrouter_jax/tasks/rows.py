@@ -1,8 +1,8 @@
 """Task rows: one question with what is needed to score an answer, and the splits an experiment is made on.
 
 A source is a folder of task files, one task file, or the id of a known hub dataset. A task file is JSONL:
-NAME.jsonl holds the test rows and NAME.train.jsonl, where there is one, the train rows. A task without train rows
-is divided by a hash of each row's id, so a row is on the same side for ever.
+NAME.jsonl holds the test rows of one task and NAME.train.jsonl, where there is one, its train rows. A task without
+train rows is divided by a hash of each row's id, so a row is on the same side for ever.
 
 Which rows a split of a given size takes depends on the ids and a seed alone, never on the order of the file:
 rows are ranked by sha256(seed, id), and a larger sample contains every smaller one.
@@ -148,16 +148,33 @@ def _task_sources(source: str | Path) -> list[str | Path]:
     """Return the test file or hub id of every task that a source holds."""
     path = Path(source)
     if path.is_dir():
-        files: list[str | Path] = sorted(file for file in path.glob("*.jsonl") if not file.stem.endswith(".train"))
-        if not files:
-            raise DataError(f"{path} must hold task files NAME.jsonl, but holds none.")
-        return files
+        return _task_files(path)
     if path.is_file():
         return [path]
     if str(source) in HUB_TASKS:
         return [str(source)]
     known = ", ".join(sorted(HUB_TASKS))
     raise DataError(f"{source} is neither a folder of task files, nor a task file, nor a known hub dataset ({known}).")
+
+
+def _task_files(folder: Path) -> list[str | Path]:
+    """Return the test files of a folder. Train rows without test rows are an error: nothing else would tell of them."""
+    found = sorted(folder.glob("*.jsonl"))
+    files: list[str | Path] = [file for file in found if not file.stem.endswith(".train")]
+    alone = [file.name for file in found if file not in files and _test_file(file) not in files]
+    raise_all(
+        DataError,
+        f"{folder} must hold a task's test rows in NAME.jsonl beside its NAME.train.jsonl; add them, or rename the "
+        "train file to NAME.jsonl and let it be divided. These stand alone:",
+        alone,
+    )
+    if not files:
+        raise DataError(f"{folder} must hold task files NAME.jsonl, but holds none.")
+    return files
+
+
+def _test_file(train_file: Path) -> Path:
+    return train_file.with_name(f"{train_file.stem.removesuffix('.train')}.jsonl")
 
 
 def _both_sides(source: str | Path, train_share: float) -> tuple[list[TaskRow], list[TaskRow]]:
@@ -168,6 +185,11 @@ def _both_sides(source: str | Path, train_share: float) -> tuple[list[TaskRow], 
         train_path = source.with_name(f"{source.stem}.train.jsonl")
         train = read_task_file(train_path) if train_path.is_file() else None
         test = read_task_file(source)
+        if train is not None and train[0].task != test[0].task:
+            raise DataError(
+                f"{train_path} must hold rows of the task of {source.name}, which is {test[0].task!r}, but holds those "
+                f"of {train[0].task!r}; rename the file or the task."
+            )
     if train is None:
         share = {row.id: _hash_share(row.id, 0)[0] for row in test}  # seed 0: the sides outlive every experiment's seed
         train = [row for row in test if share[row.id] < train_share]

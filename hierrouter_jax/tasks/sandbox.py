@@ -9,9 +9,10 @@ What is promised, on Linux with namespaces, Landlock or seccomp (`SandboxResult.
 - Passing cannot be forged by ending the process, patching asserts or builtins, `__eq__`, `atexit`, or looking for the
   tests or the nonce in memory: they are not in the candidate's process.
 - Endless loops, fork bombs and memory bombs end at their limit, and no process outlives its run. Output beyond a cap
-  is thrown away; it counts neither for an answer nor against it.
+  is thrown away as it comes, kept neither in memory nor on disk; it counts neither for an answer nor against it.
 - No file outside a scratch folder is written; only Python's and the system's libraries are read.
-- The environment is empty but for what Python needs. No socket can be opened.
+- The environment is empty but for what Python needs. With seccomp no socket can be opened; without it, behind
+  namespaces, one can, but reaches nobody: by TCP, UDP, or a Unix socket with an abstract name or a path.
 - The same program gets the same verdict: hash seed and `random` are seeded.
 
 What is not promised:
@@ -26,6 +27,7 @@ What is not promised:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -134,7 +136,7 @@ def run_program(
         frames = _frame({"program": program, "settings": settings}) + _frame(secret)
         raw, errors = _run_judge(frames, limits.wall_s + _GRACE_S)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _remove(scratch)
     return _result(raw, errors, nonce)
 
 
@@ -160,6 +162,14 @@ def _run_judge(frames: bytes, timeout_s: float) -> tuple[bytes, str]:
             if judge.poll() is None:
                 os.killpg(judge.pid, signal.SIGKILL)
     return raw, errors.decode("utf-8", "replace")
+
+
+def _remove(folder: str) -> None:
+    """Remove a scratch folder, however deep a program has nested folders in it."""
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(folder):
+        subprocess.run(["rm", "-rf", "--", folder], stderr=subprocess.DEVNULL, check=False)
 
 
 def _result(raw: bytes, errors: str, nonce: str) -> SandboxResult:

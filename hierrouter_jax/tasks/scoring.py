@@ -52,7 +52,8 @@ class FormatReport:
 def score_answer(row: TaskRow, text: str, *, limits: SandboxLimits = DEFAULT_LIMITS) -> AnswerScore:
     """Return the score of `text` as an answer to `row`.
 
-    Raises `DataError` when the row's own tests cannot be run, or when it has no answer to score against.
+    Raises `DataError` when the row's own tests cannot be run, or when it has no answer to score against: no text of a
+    model's is an error.
     """
     if not row.answer and not row.tests:
         raise DataError(f"An answer is scored against that of its row, but row {row.id!r} has none; give it an answer.")
@@ -126,5 +127,8 @@ def _choice(row: TaskRow, letter: str) -> str:
 
 def _passes(row: TaskRow, program: str, limits: SandboxLimits) -> bool:
     """Whether a program passes the row's tests."""
-    result = run_program(program, row.tests, entry_point=row.entry_point, support=question_helpers(row), limits=limits)
-    return result.is_passed
+    support = question_helpers(row)
+    try:
+        return run_program(program, row.tests, entry_point=row.entry_point, support=support, limits=limits).is_passed
+    except DataError as error:
+        raise DataError(f"Row {row.id!r} of task {row.task!r} has tests that say nothing. {error}") from error

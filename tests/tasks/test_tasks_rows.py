@@ -182,7 +182,7 @@ def test_long_lists_of_problems_are_cut(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "is empty"), (b"\n\n", "is empty"), (b"\xff\xfe{}", "readable UTF-8")]
+    ("content", "message"), [(b"", "is empty"), (b"\n\n", "is empty"), (b"\xff\xfe{}", "line 1: not UTF-8")]
 )
 def test_unreadable_files(tmp_path, content, message):
     path = tmp_path / "t.jsonl"

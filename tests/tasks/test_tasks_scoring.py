@@ -93,7 +93,7 @@ def test_batch_runs_as_many_sandboxes_at_a_time_as_it_has_workers(monkeypatch):
 
 def test_first_error_ends_a_batch():
     broken = TaskRow(**{**vars(PROGRAM), "tests": ("assert (",)})
-    with pytest.raises(DataError, match="The tests of this row cannot be run"):
+    with pytest.raises(DataError, match=r"Row 'p' of task 'code' [\s\S]*The tests of this row cannot be run"):
         score_answers([PROGRAM, broken], ["def turn(x):\n    return x"] * 2, is_quiet=True)
     with pytest.raises(DataError, match="there are 2 rows and 1 texts"):
         score_answers([QUIZ, QUIZ], ["A"], is_quiet=True)

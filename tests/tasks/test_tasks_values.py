@@ -147,6 +147,7 @@ def test_value_that_holds_itself():
         {"dict": [[1]]},
         {"dict": [[{"dict": []}, 1]]},
         {"int": "zz"},
+        {"bytes": 5},
         {"object": ["os.system", "ls"]},
         {"object": ["decimal.Decimal", "x"]},
         {"here": "x"},

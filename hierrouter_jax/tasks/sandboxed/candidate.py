@@ -18,6 +18,7 @@ from hierrouter_jax.tasks.sandboxed.values import FrameError, decode, encode, re
 
 MODULE_NAME = "answer"
 _MAX_ITEMS = 10**6  # of an iterator that is read to its end
+_MAX_NAME = 100  # of an exception's class, in characters
 
 
 class Candidate:
@@ -118,4 +119,4 @@ def _described(error: BaseException) -> dict[str, object]:
         text = str(error)[:500]
     except BaseException:
         text = "?"
-    return {"raised": [type(error).__name__, text]}
+    return {"raised": [type(error).__name__[:_MAX_NAME], text]}

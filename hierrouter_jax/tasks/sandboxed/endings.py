@@ -61,8 +61,8 @@ def _stragglers(user_id: int) -> list[int]:
 def _is_straggler(folder: Path, user_id: int) -> bool:
     if os.getuid() == 0 and folder.stat().st_uid == user_id:
         return True
-    after_name = (folder / "stat").read_text().rsplit(")", 1)[1]
-    return after_name.split()[1] == str(os.getpid())
+    after_name = (folder / "stat").read_bytes().rsplit(b")", 1)[1]  # bytes: a process may have any name
+    return int(after_name.split()[1]) == os.getpid()
 
 
 def _kill(pid: int) -> None:

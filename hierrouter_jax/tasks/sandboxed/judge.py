@@ -14,6 +14,8 @@ import os
 import resource
 import signal
 import sys
+import types
+from dataclasses import dataclass
 from typing import Any
 
 from hierrouter_jax.tasks.sandboxed import walls
@@ -21,6 +23,8 @@ from hierrouter_jax.tasks.sandboxed.candidate import run_candidate
 from hierrouter_jax.tasks.sandboxed.endings import kill_all
 from hierrouter_jax.tasks.sandboxed.remote import Channel, UnusableTestsError, as_exception
 from hierrouter_jax.tasks.sandboxed.values import FrameError, read_frame, write_frame
+
+_MAX_DETAIL = 500  # of a verdict, in characters
 
 
 class WallTimeError(BaseException):
@@ -95,10 +99,11 @@ def _outcome(channel: Channel, opening: dict[str, Any], secret: dict[str, Any]) 
     try:
         if "broken" in opening:
             return "broken", str(opening["broken"])
+        tests = _prepared(secret)  # before the program is looked at: what fails here is the row's fault
         loaded = channel.receive()
         if "raised" in loaded:
             raise as_exception(loaded["raised"])
-        _run_tests(channel, secret)
+        _run_tests(channel, tests, secret["entry_point"])
     except WallTimeError:
         raise
     except FrameError as error:
@@ -106,30 +111,55 @@ def _outcome(channel: Channel, opening: dict[str, Any], secret: dict[str, Any]) 
     except UnusableTestsError as error:
         return "unusable", str(error)
     except AssertionError as error:
-        return "failed", str(error)[:500]
+        return "failed", _text_of(error)[:_MAX_DETAIL]
     except BaseException as error:
-        return "error", f"{type(error).__name__}: {error}"[:500]
+        return "error", f"{type(error).__name__}: {_text_of(error)}"[:_MAX_DETAIL]
     return "passed", ""
 
 
-def _run_tests(channel: Channel, secret: dict[str, Any]) -> None:
-    """Run the tests in this interpreter, with the candidate's names standing in for its objects."""
+def _text_of(error: BaseException) -> str:
+    """Return the text of an exception. It may hold a stand-in, whose text the candidate gives, or does not."""
+    try:
+        return str(error)
+    except WallTimeError:
+        raise
+    except BaseException as other:
+        return f"its text cannot be had ({type(other).__name__})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedTests:
+    """Tests that can be run, and the names that they find: what the question defines for them."""
+
+    tree: ast.Module
+    code: types.CodeType
+    namespace: dict[str, Any]
+
+
+def _prepared(secret: dict[str, Any]) -> PreparedTests:
+    """Compile the tests and run what they may use. Raises `UnusableTestsError`."""
     namespace: dict[str, Any] = {"__name__": "__tests__"}
     try:
         tree = ast.parse(secret["tests"])
         code = compile(tree, "<tests>", "exec", dont_inherit=True)
         exec(compile(secret["support"], "<question>", "exec", dont_inherit=True), namespace)
-    except (SyntaxError, ValueError) as error:
+    except Exception as error:
         raise UnusableTestsError(f"{type(error).__name__}: {error}") from error
-    used = _free_names(tree) - set(namespace)
+    return PreparedTests(tree=tree, code=code, namespace=namespace)
+
+
+def _run_tests(channel: Channel, tests: PreparedTests, entry_point: str) -> None:
+    """Run the tests in this interpreter, with the candidate's names standing in for its objects."""
+    namespace = tests.namespace
+    used = _free_names(tests.tree) - set(namespace)
     # A builtin or a module is ours, even where the candidate has redefined it, unless the tests are of that name.
-    modules = used & (set(sys.stdlib_module_names) - {secret["entry_point"]})
+    modules = used & (set(sys.stdlib_module_names) - {entry_point})
     namespace.update({name: __import__(name) for name in modules})
-    theirs = (used - modules - set(vars(builtins))) | {secret["entry_point"]}
+    theirs = (used - modules - set(vars(builtins))) | {entry_point}
     for name in channel.ask("defined", names=sorted(theirs)):
         if name in theirs:
-            namespace[name] = channel.ask("global", name=name)
-    exec(code, namespace)
+            namespace[name] = channel.take(name, is_tested=name == entry_point)
+    exec(tests.code, namespace)
 
 
 def _free_names(tree: ast.AST) -> set[str]:

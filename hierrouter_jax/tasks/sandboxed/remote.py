@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator, ValuesView
 from typing import Any
 
 from hierrouter_jax.tasks.sandboxed.values import FrameError, decode, encode, read_frame, write_frame
@@ -18,7 +18,11 @@ class CandidateRaisedError(Exception):
 
 
 class UnusableTestsError(Exception):
-    """The tests themselves cannot be run."""
+    """The tests themselves cannot be run, whatever the answer is."""
+
+
+class NotPlainError(Exception):
+    """A value of the tests has no plain form, and so cannot be handed over."""
 
 
 class Channel:
@@ -48,6 +52,13 @@ class Channel:
             raise as_exception(message["raised"])
         return decode(message.get("value"), self.resolve)
 
+    def take(self, name: str, *, is_tested: bool) -> object:
+        """Return what the candidate has under a name that the tests use; `is_tested` when they are of that name."""
+        value = self.ask("global", name=name)
+        if isinstance(value, Remote):
+            object.__setattr__(value, "_is_tested", is_tested)
+        return value
+
     def resolve(self, kind: str, number: int) -> object:
         """Return the stand-in for an object that stayed with the candidate."""
         if kind != "here":
@@ -55,7 +66,7 @@ class Channel:
         return Remote(self, number)
 
     def encode(self, value: object) -> object:
-        """Describe a value of the tests for the candidate."""
+        """Describe a value of the tests for the candidate. Raises `NotPlainError` when it has no plain form."""
         return encode(value, _describe)
 
     def drain(self) -> None:
@@ -86,17 +97,17 @@ class Remote:
     """Stands for an object of the candidate's. It equals no plain value, whatever the object says of itself."""
 
     def __init__(self, channel: Channel, number: int) -> None:
-        """Remember which object this is."""
+        """Remember which object this is, and take it for one that the candidate came up with."""
         object.__setattr__(self, "_remote", (channel, number))
+        object.__setattr__(self, "_is_tested", False)
 
     def __call__(self, *arguments: object, **named: object) -> Any:
         """Call the object in its own interpreter."""
-        channel, _ = self._remote
         return _ask(
             self,
             "call",
-            arguments=[channel.encode(part) for part in arguments],
-            named={name: channel.encode(part) for name, part in named.items()},
+            arguments=[_handed(self, part) for part in arguments],
+            named={name: _handed(self, part) for name, part in named.items()},
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -107,7 +118,7 @@ class Remote:
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set the object's attribute."""
-        _ask(self, "setattr", arguments=[name, self._remote[0].encode(value)])
+        _ask(self, "setattr", arguments=[name, _handed(self, value)])
 
     def __eq__(self, other: object) -> bool:
         """Ask the candidate only where both sides are its own objects."""
@@ -123,11 +134,11 @@ class Remote:
 
     def __getitem__(self, key: object) -> Any:
         """Return an item."""
-        return _ask(self, "getitem", arguments=[self._remote[0].encode(key)])
+        return _ask(self, "getitem", arguments=[_handed(self, key)])
 
     def __contains__(self, item: object) -> bool:
         """Whether the object says that it holds the item."""
-        return _ask(self, "contains", arguments=[self._remote[0].encode(item)]) is True
+        return _ask(self, "contains", arguments=[_handed(self, item)]) is True
 
     def __len__(self) -> int:
         """Return the object's length."""
@@ -159,10 +170,26 @@ def _ask(remote: Remote, operation: str, **details: object) -> Any:
     return channel.ask(operation, target=number, **details)
 
 
+def _handed(receiver: Remote, value: object) -> object:
+    """Describe a value of the tests for an object of the candidate's that takes it.
+
+    What has no plain form is the fault of the tests where they hand it to the entry point, which every answer has. Any
+    other receiver is an object that this one answer gave where another might have given a list, so there it is the
+    answer that fails: no answer may make its row an error.
+    """
+    try:
+        return receiver._remote[0].encode(value)
+    except NotPlainError as error:
+        message = f"they hand a {error} to the code under test, but only plain values can be"
+        if receiver._is_tested:
+            raise UnusableTestsError(message) from error
+        raise TypeError(f"of the tests, {message}") from error
+
+
 def _describe(value: object) -> object:
     """Describe an object of the tests that is not plain: the candidate's own by number, an iterator as a list."""
     if isinstance(value, Remote):
         return {"there": value._remote[1]}
-    if isinstance(value, Iterator):
+    if isinstance(value, Iterator | ValuesView | ItemsView):
         return encode(list(value), _describe)
-    raise UnusableTestsError(f"they hand a {type(value).__name__} to the code under test, but only plain values can be")
+    raise NotPlainError(type(value).__name__)

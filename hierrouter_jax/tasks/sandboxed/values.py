@@ -66,7 +66,7 @@ def decode(data: Any, resolve: Resolve) -> Any:
     """Build the value that JSON describes. Raises `FrameError` when it describes none."""
     try:
         return _decode(data, resolve)
-    except (KeyError, TypeError, ValueError, ArithmeticError, IndexError, RecursionError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
         raise FrameError(f"not a value: {type(error).__name__}: {error}") from error
 
 
@@ -136,9 +136,11 @@ def _make(module: str, name: str) -> Callable[[Any], object]:
     return construct
 
 
-# Classes of the standard library that compare by value: (arguments of an instance, instance from the arguments).
+# Classes that compare by value, and those of an index: (arguments of an instance, instance from the arguments).
 _STANDARD: dict[str, tuple[Callable[[Any], Any], Callable[[Any], object]]] = {
     "builtins.range": (lambda v: (v.start, v.stop, v.step), lambda arguments: range(*arguments)),
+    "builtins.slice": (lambda v: (v.start, v.stop, v.step), lambda arguments: slice(*arguments)),
+    "builtins.ellipsis": (lambda v: None, lambda nothing: ...),
     "builtins.dict_keys": (lambda v: set(v), set),  # compares like a set
     "collections.deque": (lambda v: list(v), _make("collections", "deque")),
     "decimal.Decimal": (lambda v: str(v), _make("decimal", "Decimal")),

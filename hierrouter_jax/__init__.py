@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from hierrouter_jax.store.response_store import ResponseStore as ResponseStore
     from hierrouter_jax.tasks.rows import load_rows as load_rows
     from hierrouter_jax.tasks.scoring import score_answer as score_answer
+    from hierrouter_jax.tasks.scoring import score_answers as score_answers
     from hierrouter_jax.tasks.task_row import TaskRow as TaskRow
     from hierrouter_jax.train.config import PPOConfig as PPOConfig
     from hierrouter_jax.train.config import TrainConfig as TrainConfig
@@ -113,6 +114,7 @@ _ROOM_OF = {
     "sampled_routes": "agent.router",
     "save_tree": "collect.tree_file",
     "score_answer": "tasks.scoring",
+    "score_answers": "tasks.scoring",
     "score_routes": "routing.scores",
     "step": "routing.mdp",
     "terms_of_tree": "evaluate.origins",

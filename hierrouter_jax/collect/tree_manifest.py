@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -59,36 +58,3 @@ class TreeManifest:
 def created_by() -> str:
     """Return the name and version of this program."""
     return f"hierrouter_jax {version('hierrouter_jax')}"
-
-
-def require_same_pool(manifest: TreeManifest, cards: Sequence[ModelCard]) -> None:
-    """Raise `DataError` unless the tree was collected with the pool of these models.
-
-    Cost figures may differ. The message says which models differ, and in what.
-    """
-    if pool_digest(cards) == manifest.pool_digest:
-        return
-    ours, theirs = _model_lines(manifest.cards), _model_lines(cards)
-    raise DataError(
-        "A tree must be used with the pool that it was collected with.\n"
-        f"  the tree's pool: {'; '.join(ours)}\n  this pool:       {'; '.join(theirs)}\n"
-        "Use the pool file of the tree, or collect a tree with this pool."
-    )
-
-
-def require_same_encoder(manifest: TreeManifest, *, digest: str, dim: int) -> None:
-    """Raise `DataError` unless the tree's contexts come from the encoder of this digest."""
-    if digest != manifest.encoder_digest or dim != manifest.encoder_dim:
-        raise DataError(
-            f"A tree must be used with the encoder that it was collected with: {manifest.encoder_dim} "
-            f"dimensions, digest {manifest.encoder_digest[:12]}; this encoder has {dim} dimensions and "
-            f"digest {digest[:12]}. Use the tree's encoder, or collect a tree with this one."
-        )
-
-
-def _model_lines(cards: Sequence[ModelCard]) -> list[str]:
-    return [
-        f"{card.name} (weights {card.weights_digest[:12]}, {card.prompt_style}, window {card.context_window}, "
-        f"budget {card.max_new_tokens})"
-        for card in cards
-    ]

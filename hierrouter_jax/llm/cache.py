@@ -7,8 +7,6 @@ because a stacked array is copied whole at every step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
@@ -71,8 +69,3 @@ def resize_cache(cache: KVCache, num_slots: int) -> KVCache:
 def take_rows(cache: KVCache, rows: Int[Array, " row"]) -> KVCache:
     """Return the cache of the chosen rows."""
     return jax.tree.map(lambda x: x[rows], cache)
-
-
-def concatenate_rows(caches: Sequence[KVCache]) -> KVCache:
-    """Return one cache with the rows of all, which must have equally many slots."""
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *caches)

@@ -52,11 +52,6 @@ class RouteTree:
         """The action that ends a route: the one after the last model."""
         return self.num_models
 
-    @property
-    def num_actions(self) -> int:
-        """Number of actions: every model, and STOP."""
-        return self.num_models + 1
-
 
 def count_nodes(num_models: int, num_stages: int) -> int:
     """Return 1 + M + ... + M**L, the number of nodes a query."""
@@ -67,11 +62,6 @@ def stage_slice(num_models: int, stage: int) -> slice:
     """Return where the M**stage nodes of one stage lie."""
     first = count_nodes(num_models, stage - 1)
     return slice(first, first + num_models**stage)
-
-
-def node_stages(num_models: int, num_stages: int) -> Int[np.ndarray, " node"]:
-    """Return the stage (number of hops from the root) of each node."""
-    return np.repeat(np.arange(num_stages + 1), [num_models**stage for stage in range(num_stages + 1)])
 
 
 def node_parents(num_models: int, num_stages: int) -> Int[np.ndarray, " node"]:

@@ -1,4 +1,4 @@
-"""Scores: the quality in [0, 1] of a model's text as an answer to a row, and how well-formed a task's answers are.
+"""Scores: the quality in [0, 1] of a model's text as an answer to a row.
 
 A letter or a number is right (1) or wrong (0); a program is right when every test of the row passes in the sandbox.
 Text in which no answer is found scores 0 and counts as unparsable, so that a format failure is not taken for inability
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.core.progress import progress_bar
-from hierrouter_jax.core.text import FinishReason
 from hierrouter_jax.tasks.extraction import extract_letter, extract_number, is_same_number
 from hierrouter_jax.tasks.program_extraction import extract_program, question_helpers
 from hierrouter_jax.tasks.sandbox import DEFAULT_LIMITS, SandboxLimits, run_program
@@ -27,26 +26,6 @@ class AnswerScore:
     quality: float
     is_parsed: bool
     extracted: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class FormatReport:
-    """How many answers of one task could not be read, and how many were cut off by their budget."""
-
-    task: str
-    num_answers: int
-    num_unparsable: int
-    num_truncated: int
-
-    @property
-    def unparsable_share(self) -> float:
-        """The share of answers in which no answer was found."""
-        return self.num_unparsable / self.num_answers
-
-    @property
-    def truncated_share(self) -> float:
-        """The share of answers that reached their token budget."""
-        return self.num_truncated / self.num_answers
 
 
 def score_answer(row: TaskRow, text: str, *, limits: SandboxLimits = DEFAULT_LIMITS) -> AnswerScore:
@@ -95,29 +74,6 @@ def score_answers(
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C or an error: the sandboxes that run end, no other begins
     return [scores[pair] for pair in zip(rows, texts, strict=True)]
-
-
-def format_reports(
-    rows: Sequence[TaskRow], scores: Sequence[AnswerScore], finish_reasons: Sequence[FinishReason]
-) -> list[FormatReport]:
-    """Return one report a task, in the order in which the tasks first appear. Raises `DataError` on unequal lengths."""
-    if not len(rows) == len(scores) == len(finish_reasons):
-        raise DataError(
-            "Rows, scores and finish reasons must be of one length, but are of "
-            f"{len(rows)}, {len(scores)} and {len(finish_reasons)}."
-        )
-    reports: list[FormatReport] = []
-    for task in dict.fromkeys(row.task for row in rows):
-        of_task = [index for index, row in enumerate(rows) if row.task == task]
-        reports.append(
-            FormatReport(
-                task=task,
-                num_answers=len(of_task),
-                num_unparsable=sum(not scores[index].is_parsed for index in of_task),
-                num_truncated=sum(finish_reasons[index] == "length" for index in of_task),
-            )
-        )
-    return reports
 
 
 def _choice(row: TaskRow, letter: str) -> str:

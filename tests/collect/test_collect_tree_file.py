@@ -18,7 +18,7 @@ from scripted_collection import make_engine, make_rows
 from hierrouter_jax.collect.collection_report import AnswerCounts, CollectionReport
 from hierrouter_jax.collect.outcomes import NodeOutcomes, node_models, row_id_hash, row_ids_digest
 from hierrouter_jax.collect.tree_file import load_tree, make_tree_file, report_path, save_tree
-from hierrouter_jax.collect.tree_manifest import TreeManifest, require_same_encoder, require_same_pool
+from hierrouter_jax.collect.tree_manifest import TreeManifest
 from hierrouter_jax.core.configs import to_json_dict
 from hierrouter_jax.core.errors import ConfigError, DataError, StorageError
 from hierrouter_jax.core.text import pool_digest
@@ -354,26 +354,6 @@ def test_really_full_disk_leaves_the_old_file(saved, tmp_path):
         assert len(list(disk.iterdir())) == 1
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_another_pool_or_encoder_is_refused(saved):
-    manifest = load_tree(saved).manifest
-    require_same_pool(manifest, CARDS)
-    require_same_pool(manifest, [dataclasses.replace(card, base_rate=9.0) for card in CARDS])  # prices may change
-    others = [
-        CARDS[::-1],
-        CARDS[:2],
-        (dataclasses.replace(CARDS[0], weights_digest="other"), *CARDS[1:]),
-        (dataclasses.replace(CARDS[0], prompt_style="plain"), *CARDS[1:]),
-        (dataclasses.replace(CARDS[0], max_new_tokens=5), *CARDS[1:]),
-    ]
-    for cards in others:
-        with pytest.raises(DataError, match="must be used with the pool"):
-            require_same_pool(manifest, cards)
-    require_same_encoder(manifest, digest="e" * 64, dim=DIM)
-    for digest, dim in (("f" * 64, DIM), ("e" * 64, DIM + 2)):
-        with pytest.raises(DataError, match="must be used with the encoder"):
-            require_same_encoder(manifest, digest=digest, dim=dim)
 
 
 def test_node_models_are_the_last_hops():

@@ -15,7 +15,6 @@ from hierrouter_jax.routing.route_tree import (
     cumulative_costs,
     node_of_path,
     node_parents,
-    node_stages,
     path_of_node,
     stage_slice,
 )
@@ -29,7 +28,6 @@ def test_nodes_are_the_paths_in_order(num_models, num_stages):
     assert count_nodes(num_models, num_stages) == len(paths)
     assert [path_of_node(num_models, node) for node in range(len(paths))] == paths
     assert [node_of_path(num_models, path) for path in paths] == list(range(len(paths)))
-    assert node_stages(num_models, num_stages).tolist() == [len(path) for path in paths]
     assert node_parents(num_models, num_stages).tolist() == [paths.index(path[:-1]) for path in paths]
     for stage in range(num_stages + 1):
         assert {len(path) for path in paths[stage_slice(num_models, stage)]} == {stage}

@@ -7,7 +7,7 @@ import pytest
 from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.tasks.rows import load_rows, sample_rows
 from hierrouter_jax.tasks.sandbox import run_program
-from hierrouter_jax.tasks.scoring import AnswerScore, format_reports, score_answer, score_answers
+from hierrouter_jax.tasks.scoring import AnswerScore, score_answer, score_answers
 from hierrouter_jax.tasks.task_row import TaskRow
 
 QUIZ = TaskRow(id="q", task="quiz", question="?", answer="C", choices=("red", "green", "blue"))
@@ -97,23 +97,6 @@ def test_first_error_ends_a_batch():
         score_answers([PROGRAM, broken], ["def turn(x):\n    return x"] * 2, is_quiet=True)
     with pytest.raises(DataError, match="there are 2 rows and 1 texts"):
         score_answers([QUIZ, QUIZ], ["A"], is_quiet=True)
-
-
-def test_format_reports():
-    rows = [QUIZ, SUM, SUM, PROGRAM, SUM]
-    scores = [
-        AnswerScore(quality=0.0, is_parsed=is_parsed, extracted=None) for is_parsed in (True, False, True, False, False)
-    ]
-    reports = format_reports(rows, scores, ["option", "length", "stop", "length", "stop"])
-    assert [(r.task, r.num_answers, r.num_unparsable, r.num_truncated) for r in reports] == [
-        ("quiz", 1, 0, 0),
-        ("sums", 3, 2, 1),
-        ("code", 1, 1, 1),
-    ]
-    assert reports[1].unparsable_share == 2 / 3
-    assert reports[1].truncated_share == 1 / 3
-    with pytest.raises(DataError, match="5, 5 and 1"):
-        format_reports(rows, scores, ["stop"])
 
 
 @pytest.mark.parametrize("task", ["mbpp", "humaneval"])

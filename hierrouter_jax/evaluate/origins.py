@@ -68,8 +68,9 @@ def terms_of_run(record: RunRecord) -> HopTerms:
 def require_run_fits_tree(record: RunRecord, tree_file: TreeFile) -> None:
     """Raise one `DataError` naming everything in which the run's tree and this one differ; other rows are welcome."""
     tree = tree_file.test
-    found = run_origins(tree_file) | {"models": ", ".join(tree.model_names), "stages": str(tree.num_stages)}
-    wanted = record.origins | {"models": ", ".join(record.model_names), "stages": str(record.num_stages)}
+    found = run_origins(tree_file) | _shape_terms(tree.model_names, tree.num_stages, tree.context.shape[1])
+    # Compared also where no origins were noted: with other shapes the router cannot be applied at all.
+    wanted = record.origins | _shape_terms(record.model_names, record.num_stages, record.context_dim)
     raise_all(
         DataError,
         "A run can be evaluated only on a tree of its own pool, encoder, prompts and cost model; give such a tree, or "
@@ -121,6 +122,10 @@ def require_router_fits(router: Router, cards: Sequence[ModelCard], encoder: Tex
         "A router must be used with the pool and the encoder of its tree; give those, or train on a tree of these:",
         problems,
     )
+
+
+def _shape_terms(model_names: Sequence[str], num_stages: int, context_dim: int) -> dict[str, str]:
+    return {"models": ", ".join(model_names), "stages": str(num_stages), "context_dim": str(context_dim)}
 
 
 def _with_costs_times(tree: RouteTree, ratio: float) -> RouteTree:

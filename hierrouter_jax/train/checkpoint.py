@@ -9,10 +9,7 @@ unfinished and counts as absent, so a kill or a full disk costs the checkpoint b
 from __future__ import annotations
 
 import hashlib
-import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -23,6 +20,7 @@ from orbax.checkpoint import v1 as ocp
 from hierrouter_jax.core.atomic_files import write_text_atomically
 from hierrouter_jax.core.configs import canonical_json, read_json
 from hierrouter_jax.core.errors import CheckpointError, DataError, StorageError
+from hierrouter_jax.train.orbax_noise import silence_orbax_threads
 
 T = TypeVar("T")
 MANIFEST_NAME = "manifest.json"
@@ -35,6 +33,7 @@ class CheckpointFolder:
         """Open the folder, or make it; unfinished checkpoints of an earlier process are removed."""
         self._folder = folder.absolute()
         self._config_digest = config_digest
+        silence_orbax_threads()
         policies, preservation = ocp.training.save_decision_policies, ocp.training.preservation_policies
         try:
             for unfinished in _step_folders(folder) - _step_folders(folder, is_finished=True):
@@ -79,8 +78,7 @@ class CheckpointFolder:
         if self.latest_step == step:
             return True
         try:
-            with _orbax_quiet():
-                is_saved = self._checkpointer.save(step, state, force=is_forced)
+            is_saved = self._checkpointer.save(step, state, force=is_forced)
             if is_saved:
                 _write_manifest(self._folder / str(step), self._config_digest, state)
             return is_saved
@@ -112,9 +110,9 @@ def restore_checkpoint(folder: Path, abstract_state: T, *, config_digest: str, s
             raise CheckpointError(
                 f"{path} must be as it was saved, but missing, altered or foreign are {', '.join(broken)}. {remedy}"
             )
+    silence_orbax_threads()
     try:
-        with _orbax_quiet():
-            return ocp.load(path, abstract_state)
+        return ocp.load(path, abstract_state)
     except Exception as error:  # whatever Orbax says of a whole checkpoint that it cannot load, the remedy is the same
         raise CheckpointError(f"{path} must hold this run's state, but: {_first_line(error)}. {remedy}") from error
 
@@ -175,16 +173,6 @@ def _find_step(folder: Path, step: int | None) -> int:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-@contextmanager
-def _orbax_quiet() -> Iterator[None]:
-    """Keep Orbax from printing the traces of its threads: what fails is raised here, with what to do about it."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # TensorStore names the file first, by a long path, and the reason last.
+    return line if len(line) <= 300 else f"{line[:100]} ... {line[-200:]}"

@@ -15,6 +15,7 @@ from hierrouter_jax.agent.networks import RouterNetConfig
 from hierrouter_jax.core.errors import ConfigError, raise_all
 
 Schedule = Literal["constant", "linear"]
+MAX_SEED = 2**32 - 1  # JAX makes a key of the lowest 32 bits: beyond them, two seeds would be one training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class TrainConfig:
     num_envs: int = 256
     """Episodes of one update, over all devices."""
     seed: int = 0
-    """Seed of parameters, queries, actions and minibatches."""
+    """Seed of parameters, queries, actions and minibatches; below 2**32."""
     validation_interval: int = 25
     """Updates between two evaluations of the greedy policy on the validation split."""
     checkpoint_interval: int = 50
@@ -90,7 +91,8 @@ class TrainConfig:
         """Refuse values outside the meaning of each field, all at once."""
         counts = ("num_updates", "num_envs", "validation_interval", "checkpoint_interval")
         problems = [
-            *_out_of_range(self, ("cost_weight", "seed"), low=0),
+            *_out_of_range(self, ("cost_weight",), low=0),
+            *_out_of_range(self, ("seed",), low=0, high=MAX_SEED),
             *_out_of_range(self, counts, low=1),
             *_out_of_range(self, ("num_checkpoints_kept",), low=2),
         ]
@@ -103,13 +105,14 @@ class TrainConfig:
 
 
 def _out_of_range(
-    config: object, names: tuple[str, ...], *, low: int, high: float = math.inf, is_open: bool = False
+    config: object, names: tuple[str, ...], *, low: int, high: int | float = math.inf, is_open: bool = False
 ) -> list[str]:
     """Name the fields that are not finite numbers in [low, high], or in (low, high] where `is_open`."""
     problems = []
     for name in names:
         value = getattr(config, name)
-        is_inside = math.isfinite(value) and value <= high and (value > low if is_open else value >= low)
+        # Not math.isfinite: it overflows on an integer that no float can hold.
+        is_inside = abs(value) < math.inf and value <= high and (value > low if is_open else value >= low)
         if not is_inside:
             bound = f"> {low}" if is_open else f">= {low}"
             upper = "" if math.isinf(high) else f" and <= {high}"

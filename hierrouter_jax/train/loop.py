@@ -10,6 +10,7 @@ machine; a GPU's compiler may choose other kernels in another process).
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from hierrouter_jax.agent.router import Router, greedy_routes
-from hierrouter_jax.core.errors import ConfigError
+from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.core.progress import progress_bar
 from hierrouter_jax.routing.route_tree import RouteTree, check_same_pool, check_tree
 from hierrouter_jax.routing.scores import RouteBatch, score_routes
@@ -36,6 +37,7 @@ from hierrouter_jax.train.parallel import (
     AXIS_NAME,
     Backend,
     check_devices,
+    choose_devices,
     parallelise,
     parallelise_routes,
     replicate,
@@ -64,16 +66,14 @@ def train_run(
     """Train on `tree`, leaving everything in `run_dir`, and return the trained router.
 
     `resume` goes on from the newest checkpoint, or begins when there is nothing yet. `origins` names the digests of
-    what the tree was made from (`pool_digest`, `encoder_digest`); a resumed run must have the same. Raises
+    what the tree was made from (`pool_digest`, `encoder_digest`); a resumed run must have the same. `devices` are
+    used as given; without them, as many of this machine's as the episodes of a minibatch split evenly over. Raises
     `ConfigError`, `DataError`, `CheckpointError` or `StorageError`. On Ctrl-C the checkpoints stay whole, and the
     `KeyboardInterrupt` says how to go on.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = _default_devices(config, is_quiet=is_quiet) if devices is None else devices
     check_devices(devices, backend=backend, num_rows=config.num_envs, num_minibatches=config.ppo.num_minibatches)
-    check_tree(tree, what="The training tree")
-    if validation is not None:
-        check_tree(validation, what="The validation tree")
-        check_same_pool(tree, validation)
+    _check_trees(tree, validation)
     record = make_record(config, tree, {} if origins is None else origins)
     has_checkpoint = open_run_dir(run_dir, record, resume=resume)
     state = _initial_state(record, run_dir if has_checkpoint else None)
@@ -122,6 +122,35 @@ def next_visit(config: TrainConfig, num_finished: int) -> int:
     for interval in (config.checkpoint_interval, config.validation_interval):
         marks.append((num_finished // interval + 1) * interval)
     return min(marks)
+
+
+def _default_devices(config: TrainConfig, *, is_quiet: bool) -> list[jax.Device]:
+    """Return the devices to train on when none are named; say so when some have to stay idle."""
+    num_minibatches = config.ppo.num_minibatches
+    devices = choose_devices(num_rows=config.num_envs, num_minibatches=num_minibatches)
+    num_there = jax.device_count()
+    if len(devices) < num_there and not is_quiet:
+        sys.stderr.write(
+            f"training on {len(devices)} of {num_there} devices: the {config.num_envs // num_minibatches} episodes of "
+            f"a minibatch split evenly over no more; with num_envs a multiple of {num_there * num_minibatches} all "
+            "take part\n"
+        )
+    return devices
+
+
+def _check_trees(tree: RouteTree, validation: RouteTree | None) -> None:
+    """Raise `DataError` unless both are route trees, over one pool and in embeddings of one width."""
+    check_tree(tree, what="The training tree")
+    if validation is None:
+        return
+    check_tree(validation, what="The validation tree")
+    check_same_pool(tree, validation)
+    widths = [one.context.shape[1] for one in (tree, validation)]
+    if widths[0] != widths[1]:
+        raise DataError(
+            "The training and the validation tree must hold embeddings of one width, but theirs are "
+            f"{widths[0]} and {widths[1]}. Use the splits of one tree file."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

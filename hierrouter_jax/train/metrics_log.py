@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from hierrouter_jax.core.atomic_files import write_text_atomically
 from hierrouter_jax.core.configs import canonical_json
 from hierrouter_jax.core.errors import CheckpointError, StorageError
+from hierrouter_jax.train.event_file import EventFile
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -27,13 +29,13 @@ class MetricsLog:
     """
 
     def __init__(self, run_dir: Path, *, num_finished: int) -> None:
-        from tensorboardX import SummaryWriter  # imports torch where torch is, which takes seconds
-
         self._path = run_dir / METRICS_NAME
         self._drop_after(num_finished)
         try:
-            self._file = self._path.open("a", encoding="utf-8")
-            self._events = SummaryWriter(str(run_dir), purge_step=num_finished + 1)
+            with ExitStack() as opened:
+                self._file = opened.enter_context(self._path.open("a", encoding="utf-8"))
+                self._events = opened.enter_context(EventFile(run_dir, num_finished=num_finished))
+                self._opened = opened.pop_all()
         except OSError as error:
             raise self._storage_error(error) from error
 
@@ -44,35 +46,34 @@ class MetricsLog:
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close both records. After a failed write closing fails too; the first report is enough."""
+        """Close both records, each whether or not the other can be. After a failed write the first report is enough."""
         try:
-            self._file.close()
-            self._events.close()
-        except OSError:
+            self._opened.close()
+        except OSError as failure:
             if error is None:
-                raise
+                raise self._storage_error(failure) from failure
 
     def append(self, rows: Sequence[Mapping[str, int | float]], speed: Mapping[str, int | float]) -> None:
         """Write one line a row (`update` is the number of finished updates); `speed` goes to TensorBoard alone.
 
-        The lines are on the disk when this returns. Raises `StorageError` when they could not be written.
+        Lines and events are on the disk when this returns. Raises `StorageError` when they could not be written.
         """
         try:
             self._file.writelines(canonical_json(dict(row)) + "\n" for row in rows)
             self._file.flush()
             os.fsync(self._file.fileno())
+            for row in rows:
+                scalars = {_tag(name): value for name, value in row.items() if name != "update"}
+                self._events.add(int(row["update"]), scalars)
+            self._events.add(int(rows[-1]["update"]), {f"speed/{name}": value for name, value in speed.items()})
+            self._events.flush()
         except OSError as error:
             raise self._storage_error(error) from error
-        for row in rows:
-            for name, value in row.items():
-                if name != "update":
-                    self._events.add_scalar(_tag(name), value, int(row["update"]))
-        for name, value in speed.items():
-            self._events.add_scalar(f"speed/{name}", value, int(rows[-1]["update"]))
 
     def _storage_error(self, error: OSError) -> StorageError:
         return StorageError(
-            f"Writing {self._path} failed: {error}. Free space, then resume the run; its checkpoints are whole."
+            f"Writing {METRICS_NAME} and the TensorBoard events in {self._path.parent} failed: {error}. Free space, "
+            "then resume the run; its checkpoints are whole."
         )
 
     def _drop_after(self, num_finished: int) -> None:

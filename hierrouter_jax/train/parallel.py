@@ -40,6 +40,18 @@ def check_devices(devices: Sequence[jax.Device], *, backend: str, num_rows: int,
         )
 
 
+def choose_devices(*, num_rows: int, num_minibatches: int) -> list[jax.Device]:
+    """Return the machine's devices, or the first of them where an update's rows split evenly only over fewer.
+
+    In a computation of several processes all devices are returned, whether they fit or not: none may stay away.
+    """
+    if jax.process_count() > 1:
+        return jax.devices()
+    devices = jax.local_devices()
+    fitting = (count for count in range(len(devices), 0, -1) if num_rows % (count * num_minibatches) == 0)
+    return devices[: next(fitting, len(devices))]
+
+
 def replicate(tree: T, devices: Sequence[jax.Device], *, backend: Backend) -> T:
     """Put one copy of every array on every device."""
     mesh = _mesh(devices)

@@ -196,6 +196,14 @@ def test_a_run_says_its_terms_and_refuses_a_tree_of_other_origins(world):
         terms_of_run(make_record(TrainConfig(), tree_file.train, {}))
 
 
+def test_a_run_without_origins_refuses_a_tree_of_other_shapes(world):
+    _, tree_file = world
+    narrow = dataclasses.replace(tree_file.train, context=tree_file.train.context[:, :11])
+    require_run_fits_tree(make_record(TrainConfig(), tree_file.train, {}), tree_file)
+    with pytest.raises(DataError, match="context_dim: the run has 11, the tree has 13"):
+        require_run_fits_tree(make_record(TrainConfig(), narrow, {}), tree_file)
+
+
 def test_a_tree_of_other_rows_is_scored_in_the_runs_unit_of_cost(world):
     _, tree_file = world
     origins = run_origins(tree_file)

@@ -1,10 +1,11 @@
 import json
 
+import jax
 import pytest
 
 from hierrouter_jax.core.configs import digest, from_json_dict, to_json_dict
 from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.train.config import PPOConfig, TrainConfig
+from hierrouter_jax.train.config import MAX_SEED, PPOConfig, TrainConfig
 
 
 def test_a_config_survives_json():
@@ -45,6 +46,20 @@ def test_ppo_values_out_of_range_are_named(name, value):
 def test_counts_begin_at_one(name):
     with pytest.raises(ConfigError, match=f"{name} must be finite, >= 1, but is 0"):
         TrainConfig(**{name: 0})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63, pytest.param(10**400, id="huge")])
+def test_a_seed_must_be_one_that_a_key_can_hold(seed):
+    with pytest.raises(ConfigError, match="seed must be finite, >= 0 and <= 4294967295, but is"):
+        TrainConfig(seed=seed)
+
+
+def test_every_allowed_seed_makes_a_key_of_its_own():
+    """And the next one does not, which is why it is refused."""
+    seeds = (0, 1, 2**31 - 1, 2**31, TrainConfig(seed=MAX_SEED).seed)
+    keys = {tuple(jax.random.key_data(jax.random.key(seed)).tolist()) for seed in seeds}
+    assert len(keys) == len(seeds)
+    assert tuple(jax.random.key_data(jax.random.key(MAX_SEED + 1)).tolist()) in keys
 
 
 def test_two_checkpoints_are_kept_at_least():

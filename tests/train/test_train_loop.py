@@ -114,6 +114,20 @@ def test_a_run_moves_to_other_devices_and_another_backend(finished, copied):
     np.testing.assert_allclose([row["utility"] for row in ours], [row["utility"] for row in theirs], atol=1e-5)
 
 
+def test_without_named_devices_a_run_takes_as_many_as_fit_and_says_so(finished, copied, capsys, monkeypatch):
+    """A minibatch has 12 episodes, and there are 8 devices."""
+    placed = []
+    placement = loop._Placement
+    monkeypatch.setattr(loop, "_Placement", lambda **fields: placed.append(fields["devices"]) or placement(**fields))
+    router = run(copied, resume=True, devices=None, is_quiet=False)
+    assert arrays_digest(router.params) == arrays_digest(finished[1].params)
+    assert "training on 6 of 8 devices: the 12 episodes" in capsys.readouterr().err
+    run(copied, resume=True, devices=None)
+    assert placed == [tuple(jax.devices()[:6])] * 2
+    loop._default_devices(dataclasses.replace(CONFIG, num_envs=48), is_quiet=False)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_finished_run_resumes_to_itself(finished, copied):
     assert arrays_digest(run(copied, resume=True).params) == arrays_digest(finished[1].params)
     assert (copied / "metrics.jsonl").read_bytes() == (finished[0] / "metrics.jsonl").read_bytes()
@@ -162,6 +176,11 @@ OTHER_PPO = dataclasses.replace(CONFIG, ppo=dataclasses.replace(CONFIG.ppo, lear
         ({"origins": {"pool_digest": "pool-a"}}, DataError, "encoder_digest is 'encoder-a' in the run, None here"),
         ({"num_rows": 7}, ConfigError, "devices x minibatches = 7 x 2"),
         ({"validation": context_dependent_tree(1, num_stages=1, dim=5)}, DataError, "share models"),
+        (
+            {"validation": context_dependent_tree(1, dim=3)},
+            DataError,
+            "one width, but theirs are 5 and 3",
+        ),
     ],
 )
 def test_what_does_not_belong_to_the_run_is_refused(finished, copied, change, error, message):

@@ -13,6 +13,7 @@ from hierrouter_jax.train.loop import make_update_block
 from hierrouter_jax.train.parallel import (
     AXIS_NAME,
     check_devices,
+    choose_devices,
     parallelise,
     parallelise_routes,
     replicate,
@@ -102,6 +103,28 @@ def test_rows_that_do_not_split_evenly_are_refused():
     check_devices(jax.devices(), backend="pmap", num_rows=48, num_minibatches=3)
     with pytest.raises(ConfigError, match="8 x 3, but is 40"):
         check_devices(jax.devices(), backend="pmap", num_rows=40, num_minibatches=3)
+
+
+@pytest.mark.parametrize(
+    ("num_there", "num_rows", "num_minibatches", "num_used"),
+    [
+        *[(1, 256, 4, 1), (3, 256, 4, 2), (4, 256, 4, 4), (5, 256, 4, 4), (6, 256, 4, 4), (7, 256, 4, 4)],
+        *[(8, 256, 4, 8), (6, 72, 3, 6), (8, 72, 3, 8), (8, 39, 3, 1), (8, 35, 5, 7), (5, 35, 5, 1)],
+    ],
+)
+def test_as_many_devices_are_chosen_as_rows_split_evenly_over(
+    monkeypatch, num_there, num_rows, num_minibatches, num_used
+):
+    there = jax.devices()[:num_there]
+    monkeypatch.setattr(jax, "local_devices", lambda: there)
+    chosen = choose_devices(num_rows=num_rows, num_minibatches=num_minibatches)
+    assert chosen == there[:num_used]
+    check_devices(chosen, backend="pmap", num_rows=num_rows, num_minibatches=num_minibatches)
+
+
+def test_no_process_of_several_is_left_without_devices(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert choose_devices(num_rows=12, num_minibatches=2) == jax.devices()
 
 
 def test_unknown_backends_and_no_devices_are_refused():

@@ -10,11 +10,11 @@ from hierrouter_jax.encoder.hashing import HashingEncoder
 from hierrouter_jax.store.response_store import ResponseStore
 
 
-def scripted_tree(folder, *, encoder_dim=13):
-    """A complete tree of three models and two stages over two tasks."""
+def scripted_tree(folder, *, encoder_dim=13, **card_fields):
+    """A complete tree of three models and two stages over two tasks; `card_fields` make it one of another pool."""
     with ResponseStore(folder / f"responses_{encoder_dim}.sqlite") as store:
         return collect_tree(
-            make_engine(3),
+            make_engine(3, **card_fields),
             {
                 "train": make_rows(11, 7),
                 "validation": make_rows(3, 2, prefix="validation"),
@@ -29,6 +29,6 @@ def scripted_tree(folder, *, encoder_dim=13):
         )
 
 
-def save_scripted_tree(path, *, encoder_dim=13):
+def save_scripted_tree(path, *, encoder_dim=13, **card_fields):
     """Write such a tree to `path`."""
-    save_tree(path, scripted_tree(path.parent, encoder_dim=encoder_dim))
+    save_tree(path, scripted_tree(path.parent, encoder_dim=encoder_dim, **card_fields))

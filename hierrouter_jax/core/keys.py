@@ -7,6 +7,8 @@ import zlib
 import jax
 from jaxtyping import Array, Int, Key
 
+MAX_SEED = 2**32 - 1  # JAX makes a key of the lowest 32 bits: beyond them, two seeds would be one
+
 
 def stream_key(key: Key[Array, ""], name: str) -> Key[Array, ""]:
     """Return the key of the stream `name`; streams of different names are independent."""

@@ -12,6 +12,7 @@ from hierrouter_jax.agent.router import greedy_routes
 from hierrouter_jax.baselines.registry import baseline_routes
 from hierrouter_jax.collect.tree_file import TreeFile
 from hierrouter_jax.core.errors import ConfigError, DataError
+from hierrouter_jax.core.keys import MAX_SEED
 from hierrouter_jax.evaluate.bootstrap import BootstrapConfig
 from hierrouter_jax.evaluate.comparison import compare
 from hierrouter_jax.evaluate.origins import in_units_of_run, require_run_fits_tree
@@ -32,9 +33,14 @@ class EvaluationConfig:
     split: Split = "test"
     """Which queries are scored. The best single model is always chosen on the train split."""
     random_seed: int = 0
-    """Seed of the random baseline."""
+    """Seed of the random baseline; below 2**32."""
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
     """How intervals are drawn."""
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that makes no key of its own."""
+        if not 0 <= self.random_seed <= MAX_SEED:
+            raise ConfigError(f"random_seed must be in [0, {MAX_SEED}], but is {self.random_seed}.")
 
 
 def evaluate_run(run_dir: Path, tree_file: TreeFile, config: EvaluationConfig | None = None) -> Comparison:

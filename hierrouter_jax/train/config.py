@@ -13,9 +13,9 @@ from typing import Literal
 
 from hierrouter_jax.agent.networks import RouterNetConfig
 from hierrouter_jax.core.errors import ConfigError, raise_all
+from hierrouter_jax.core.keys import MAX_SEED
 
 Schedule = Literal["constant", "linear"]
-MAX_SEED = 2**32 - 1  # JAX makes a key of the lowest 32 bits: beyond them, two seeds would be one training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,13 +52,19 @@ def place(tmp_path_factory, cache):
     place = tmp_path_factory.mktemp("place")
     save_scripted_tree(place / "tree.npz", encoder_dim=13)
     save_scripted_tree(place / "other.npz", encoder_dim=11)
+    save_scripted_tree(place / "pool_b.npz", max_new_tokens=29)
     whole = (place / "tree.npz").read_bytes()
     (place / "truncated.npz").write_bytes(whole[: len(whole) // 2])
     trained = hierrouter(["train", "--run-dir", "run", *ON_TREE, *TINY, "--json", "train.json"], place, cache)
     assert trained.returncode == 0, trained.stderr
     (place / "emptied").mkdir()
     (place / "emptied" / "config.json").write_bytes((place / "run" / "config.json").read_bytes())
+    cut_checkpoint(shutil.copytree(place / "run", place / "cut"))
     (place / "file").write_text("not a folder")
+    (place / "junk.gguf").write_bytes(b"GGUF" + bytes(range(97)))
+    junk_entry = '[[model]]\nname = "a"\nsource = "junk.gguf"\nmax_new_tokens = 3\n'
+    (place / "junk.toml").write_text(junk_entry)
+    (place / "digest.toml").write_text(junk_entry + f'sha256 = "{"0" * 64}"\n')
     row = {"id": "a", "task": "t", "question": "1 + 1?", "answer": "2"}
     lines = [json.dumps(row), "{not json", json.dumps({**row, "id": "b", "answer": 7})]
     (place / "rows.jsonl").write_text("\n".join(lines) + "\n")
@@ -68,6 +75,13 @@ def place(tmp_path_factory, cache):
     return place
 
 
+def cut_checkpoint(run_dir):
+    """Cut the largest file of the newest checkpoint in half, as a full disk or a broken copy leaves it."""
+    newest = max((run_dir / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
+    largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
 COLLECT = ["collect", "--out", "new.npz", "--store", "new.sqlite"]
 ON_TREE = ["--tree", "tree.npz"]
 CASES = {
@@ -76,9 +90,17 @@ CASES = {
     "missing option": (["train", *ON_TREE], "", ["--run-dir"]),
     "negative cost weight": (["train", "--run-dir", "x", *ON_TREE, "--cost-weight", "-1"], "", ["cost_weight", "-1.0"]),
     "cost weight that is no number": (["evaluate", *ON_TREE, "--cost-weight", "nan"], "", ["cost_weight", "nan"]),
+    "seed that is no key's": (["evaluate", *ON_TREE, "--random-seed", "4294967296"], "", ["random_seed", "4294967296"]),
     "truncated tree": (["evaluate", "--tree", "truncated.npz"], "", ["truncated.npz"]),
     "absent tree": (["train", "--run-dir", "x", "--tree", "no.npz"], "", ["no.npz"]),
     "tree of another encoder": (["evaluate", "--run-dir", "run", "--tree", "other.npz"], "", ["encoder_digest"]),
+    "tree of another pool": (["evaluate", "--run-dir", "run", "--tree", "pool_b.npz"], "", ["pool_digest"]),
+    "truncated checkpoint": (["evaluate", "--run-dir", "cut", *ON_TREE], "", ["checkpoints/3", "Delete"]),
+    "resume of a truncated checkpoint": (
+        ["train", "--run-dir", "cut", *ON_TREE, *TINY, "--resume"],
+        "",
+        ["checkpoints/3", "Delete"],
+    ),
     "run without checkpoints": (["evaluate", "--run-dir", "emptied", *ON_TREE], "", ["checkpoint", "emptied"]),
     "run that is there already": (["train", "--run-dir", "run", *ON_TREE, *TINY], "", ["already holds a run"]),
     "resume under another config": (
@@ -94,6 +116,10 @@ CASES = {
     "unknown config key": ([*COLLECT, "--config", "collect.json"], "", ["speed", "collect.json"]),
     "unknown pool key": (["pool", "list", "--pool", "pool.toml"], "", ["colour"]),
     "weights that are not there": (["pool", "pull", "--pool", "absent.toml"], "", ["nowhere"]),
+    "weights of another digest": (["pool", "pull", "--pool", "digest.toml"], "", ["sha256", "0000", "junk.gguf"]),
+    "weights that are no GGUF": (["pool", "pull", "--pool", "junk.toml"], "", ["junk.gguf"]),
+    "an option beside a config": ([*COLLECT, "--config", "collect.json", "--num-stages", "3"], "", ["num_stages"]),
+    "question that is no text": (["route", "--run-dir", "run"], '{"question": "\\ud800"}\n', ["line 1", "Unicode"]),
     "bad questions": (
         ["route", "--run-dir", "run"],
         '{"question": "why?"}\nwhy?\n{"question": ""}\n{"question": "a", "choices": ["b"]}\n{"query": "a"}\n',

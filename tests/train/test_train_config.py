@@ -5,7 +5,8 @@ import pytest
 
 from hierrouter_jax.core.configs import digest, from_json_dict, to_json_dict
 from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.train.config import MAX_SEED, PPOConfig, TrainConfig
+from hierrouter_jax.core.keys import MAX_SEED
+from hierrouter_jax.train.config import PPOConfig, TrainConfig
 
 
 def test_a_config_survives_json():

@@ -1,8 +1,12 @@
 """Asking an engine through the store: what is stored is not asked, what is asked is stored at once.
 
 The one place where requests meet an engine, for collection and for live routing. What holds when the process is
-killed: a response that was committed is never asked for again. An engine that streams (`StreamingEngine`) has each
-response committed as soon as it is handed over, before it works on; for another engine the unit is one chunk.
+killed:
+
+- What an engine hands over together is committed in one transaction, before it is asked to work on: a batch of an
+  engine that streams (`StreamingEngine`), a chunk of one that does not. So all of a batch is stored, or none of it.
+- A request whose response was committed is never asked again.
+- Work in flight, at most that one batch or chunk, is lost and asked again.
 """
 
 from __future__ import annotations
@@ -68,9 +72,9 @@ def generate_missing(
         raise ConfigError(f"chunk_size must be >= 1, but is {chunk_size}.")
     responses: dict[str, Response] = {}
     for chunk in chunks_by_model(engine, list(missing.values()), chunk_size):
-        for part in _commits(engine, chunk):
-            store.put_many({one.key: (one.encoded, response) for one, response in part})
-            for one, response in part:
+        for batch in _batches(engine, chunk):
+            store.put_many({one.key: (one.encoded, response) for one, response in batch})
+            for one, response in batch:
                 responses[one.key] = response
                 if on_response is not None:
                     on_response(one.key, response)
@@ -92,15 +96,16 @@ def chunks_by_model(
             yield own[start : start + chunk_size]
 
 
-def _commits(engine: TextEngine, chunk: Sequence[AskedRequest]) -> Iterator[list[tuple[AskedRequest, Response]]]:
-    """Yield what is to be committed together: one response of a streaming engine, a whole chunk of another."""
+def _batches(engine: TextEngine, chunk: Sequence[AskedRequest]) -> Iterator[list[tuple[AskedRequest, Response]]]:
+    """Yield what is to be committed together: a batch of a streaming engine, a whole chunk of another."""
     requests = [one.request for one in chunk]
     if not isinstance(engine, StreamingEngine):
         yield list(zip(chunk, engine.generate(requests), strict=True))
         return
     waiting = set(range(len(chunk)))
-    for index, response in engine.generate_iter(requests):
-        waiting.remove(index)  # a KeyError is a defect of the engine: an answer twice, or to nothing
-        yield [(chunk[index], response)]
+    for batch in engine.generate_iter(requests):
+        for index, _ in batch:
+            waiting.remove(index)  # a KeyError is a defect of the engine: an answer twice, or to nothing
+        yield [(chunk[index], response) for index, response in batch]
     if waiting:
         raise RuntimeError(f"The engine must answer every request, but left out {len(waiting)} of {len(chunk)}.")

@@ -25,17 +25,18 @@ class BatchLimits:
 
     `max_batch` rows decode together, fewer where their caches would exceed `max_cache_bytes`; at most
     `max_prefill_tokens` (padding included, one row at least) are read by one program; the host looks at the rows
-    every `chunk` steps.
+    every `chunk` steps. Beyond `max_programs` compiled programs, all are let go (see `programs`).
     """
 
     max_batch: int = 32
     max_prefill_tokens: int = 4096
     max_cache_bytes: int = 4 * 2**30
     chunk: int = 32
+    max_programs: int = 64
 
     def __post_init__(self) -> None:
         """Refuse limits under which nothing can run."""
-        for name in ("max_batch", "max_prefill_tokens", "max_cache_bytes", "chunk"):
+        for name in ("max_batch", "max_prefill_tokens", "max_cache_bytes", "chunk", "max_programs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, but is {getattr(self, name)}.")
 

@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from hierrouter_jax.core.text import EncodedRequest, GenerationRequest, ModelCard, Response
 
+AnsweredBatch = list[tuple[int, Response]]  # (index of the request, its response)
+
 
 @runtime_checkable
 class TextEngine(Protocol):
@@ -28,11 +30,14 @@ class TextEngine(Protocol):
 
 @runtime_checkable
 class StreamingEngine(Protocol):
-    """What an engine may offer besides `TextEngine`: responses as they are ready, so that each can be stored at once.
+    """What an engine may offer besides `TextEngine`: responses as they are ready, so that they can be stored at once.
 
-    Collection uses `generate_iter` where an engine has it; a kill then loses only what was still being generated.
+    Collection uses `generate_iter` where an engine has it; a kill then loses the batch in flight and no other.
     """
 
-    def generate_iter(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Response]]:
-        """Answer as `generate` does, yielding (index of the request, response), each once, in any order."""
+    def generate_iter(self, requests: Sequence[GenerationRequest]) -> Iterator[AnsweredBatch]:
+        """Answer as `generate` does, yielding what became ready together, each request once, in any order.
+
+        The next batch is begun when it is asked for, so the caller can keep one before another is in flight.
+        """
         ...

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from hierrouter_jax.core.errors import ConfigError, PromptTooLongError
 from hierrouter_jax.core.text import EncodedRequest, GenerationRequest, ModelCard, Response
 from hierrouter_jax.llm.batching import BatchLimits
+from hierrouter_jax.llm.engine import AnsweredBatch
 from hierrouter_jax.llm.generation import GeneratedTokens, IsComplete, generate_tokens
 from hierrouter_jax.llm.likelihood import option_logprobs
 from hierrouter_jax.llm.pool import Pool
+from hierrouter_jax.llm.programs import bound_programs
 from hierrouter_jax.llm.tokenizer import Tokenizer
 
 # A token may hold no whole character, so a stop string is looked for in this many more tokens than it has characters.
@@ -62,11 +64,11 @@ class FlaxEngine:
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Response]:
         """Answer the requests, in their order."""
-        responses = dict(self.generate_iter(requests))
+        responses = dict(pair for batch in self.generate_iter(requests) for pair in batch)
         return [responses[index] for index in range(len(requests))]
 
-    def generate_iter(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Response]]:
-        """Answer the requests batch after batch, model after model; yields (index of the request, response)."""
+    def generate_iter(self, requests: Sequence[GenerationRequest]) -> Iterator[AnsweredBatch]:
+        """Answer the requests, model after model, and yield each batch whole: all its rows are ready at once."""
         encoded = [self.encode(request) for request in requests]
         for card in self.cards:
             own = [index for index, request in enumerate(requests) if request.model == card.name]
@@ -75,8 +77,9 @@ class FlaxEngine:
             written = [index for index in own if not encoded[index].options]
             for answer, indices in ((self._write, written), (self._rank, ranked)):
                 for start in range(0, len(indices), self._limits.max_batch):
+                    bound_programs(self._limits.max_programs)
                     batch = indices[start : start + self._limits.max_batch]
-                    yield from zip(batch, answer(card.name, [encoded[index] for index in batch]), strict=True)
+                    yield list(zip(batch, answer(card.name, [encoded[index] for index in batch]), strict=True))
 
     def _write(self, model: str, batch: Sequence[EncodedRequest]) -> list[Response]:
         """Generate text."""

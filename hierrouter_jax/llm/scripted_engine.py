@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from hierrouter_jax.core.errors import ConfigError, PromptTooLongError
 from hierrouter_jax.core.text import EncodedRequest, FinishReason, GenerationRequest, ModelCard, Prompt, Response
+from hierrouter_jax.llm.engine import AnsweredBatch
 
 Respond = Callable[[ModelCard, GenerationRequest], str]
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "juniper", "kelp")
@@ -38,16 +39,21 @@ class ScriptedEngine:
     """Implements `TextEngine` and `StreamingEngine` for scripted models.
 
     `respond(card, request)` gives the text a model would write; it must depend on its arguments alone. `delay_s` is
-    slept before each response. `requests` lists every request answered so far, in order, and `num_calls` counts the
-    calls of `generate` and `generate_iter`.
+    slept before each response, and `batch_size` responses are ready together. `requests` lists every request answered
+    so far, in order, and `num_calls` counts the calls of `generate` and `generate_iter`.
     """
 
-    def __init__(self, cards: Sequence[ModelCard], respond: Respond | None = None, *, delay_s: float = 0.0) -> None:
+    def __init__(
+        self, cards: Sequence[ModelCard], respond: Respond | None = None, *, delay_s: float = 0.0, batch_size: int = 1
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be >= 1, but is {batch_size}.")
         self.cards = tuple(cards)
         self.requests: list[GenerationRequest] = []
         self.num_calls = 0
         self._respond = hashed_words if respond is None else respond
         self._delay_s = delay_s
+        self._batch_size = batch_size
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
         """Return what determines the response; `PromptTooLongError` when prompt and budget exceed the window."""
@@ -70,16 +76,20 @@ class ScriptedEngine:
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Response]:
         """Answer the requests, in their order."""
-        return [response for _, response in self.generate_iter(requests)]
+        return [response for batch in self.generate_iter(requests) for _, response in batch]
 
-    def generate_iter(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, Response]]:
-        """Answer the requests one by one."""
+    def generate_iter(self, requests: Sequence[GenerationRequest]) -> Iterator[AnsweredBatch]:
+        """Answer the requests in their order, a batch at a time."""
         self.num_calls += 1
-        for index, request in enumerate(requests):
-            if self._delay_s > 0:
-                time.sleep(self._delay_s)
-            self.requests.append(request)
-            yield index, self._answer(request)
+        for start in range(0, len(requests), self._batch_size):
+            batch = requests[start : start + self._batch_size]
+            yield [(start + offset, self._answer_slowly(request)) for offset, request in enumerate(batch)]
+
+    def _answer_slowly(self, request: GenerationRequest) -> Response:
+        if self._delay_s > 0:
+            time.sleep(self._delay_s)
+        self.requests.append(request)
+        return self._answer(request)
 
     def _answer(self, request: GenerationRequest) -> Response:
         num_prompt_tokens = len(self.encode(request).token_ids)

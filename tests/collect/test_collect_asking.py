@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
-from scripted_collection import ChunkEngine, make_engine
+from scripted_collection import ChunkEngine, few_answers, make_engine
 
 from hierrouter_jax.collect.asking import answer_requests, chunks_by_model, encode_request, generate_missing
-from hierrouter_jax.core.errors import PromptTooLongError
+from hierrouter_jax.core.errors import DataError, PromptTooLongError
 from hierrouter_jax.core.text import GenerationRequest
+from hierrouter_jax.llm.scripted_engine import ScriptedEngine
 from hierrouter_jax.store.response_store import ResponseStore
 
 
@@ -59,42 +62,64 @@ def test_chunks_are_of_one_model_in_the_pools_order_and_cover_everything():
 
 
 class OddEngine:
-    """Answers twice, or not at all."""
+    """Answers in the given batches, which may hold a request twice, or not at all."""
 
-    def __init__(self, order):
+    def __init__(self, batches, change=lambda index, response: response):
         engine = make_engine(1)
         self.cards, self.encode, self.generate, self._engine = engine.cards, engine.encode, engine.generate, engine
-        self._order = order
+        self._batches, self._change = batches, change
 
     def generate_iter(self, requests):
         responses = self._engine.generate(requests)
-        for index in self._order:
-            yield index, responses[index]
+        for batch in self._batches:
+            yield [(index, self._change(index, responses[index])) for index in batch]
 
 
-@pytest.mark.parametrize(("order", "error"), [((0, 1), RuntimeError), ((0, 0, 1, 2), KeyError), ((3,), IndexError)])
-def test_an_engine_that_does_not_answer_each_request_once_is_a_defect(store, order, error):
+@pytest.mark.parametrize(
+    ("batches", "error", "num_stored"),
+    [
+        ([(0, 1)], RuntimeError, 2),  # found out at the end: what was handed over is right and stays
+        ([(0,), (0, 1, 2)], KeyError, 1),
+        ([(2,), (0, 1, 1)], KeyError, 1),
+        ([(-1,)], KeyError, 0),
+        ([(3,)], IndexError, 0),
+    ],
+)
+def test_an_engine_that_does_not_answer_each_request_once_is_a_defect(store, batches, error, num_stored):
     with pytest.raises(error):
-        answer_requests(OddEngine(order), store, make_requests([1, 2, 3], num_models=1))
-    assert len(store) <= 2
+        answer_requests(OddEngine(batches), store, make_requests([1, 2, 3], num_models=1))
+    assert len(store) == num_stored
 
 
-def test_any_order_of_a_streaming_engine_is_right(store):
+@pytest.mark.parametrize("batches", [[(2,), (0,), (1,)], [(2, 0), (1,)], [(1, 2, 0)], [(1,), (), (2, 0)]])
+def test_any_order_and_any_batches_of_a_streaming_engine_are_right(store, batches):
     requests = make_requests([1, 2, 3], num_models=1)
-    assert answer_requests(OddEngine((2, 0, 1)), store, requests) == make_engine(1).generate(requests)
+    assert answer_requests(OddEngine(batches), store, requests) == make_engine(1).generate(requests)
 
 
-def test_each_response_is_stored_when_it_is_reported(store):
-    engine = make_engine(3)
-    asked = {one.key: one for one in (encode_request(engine, request) for request in make_requests(range(13)))}
-    reported = []
+def test_a_batch_is_stored_before_it_is_reported_and_before_the_next_is_begun(store):
+    engine = ScriptedEngine(make_engine(3).cards, few_answers, batch_size=3)
+    asked = {one.key: one for one in (encode_request(engine, request) for request in make_requests(range(23)))}
+    num_stored = []
 
     def on_response(key, response):
         assert store.get_many([key]) == {key: response}
-        reported.append(key)
+        num_stored.append(len(store))
+        assert len(store) == len(engine.requests)  # all that was generated is stored, the batch's last one too
 
-    responses = generate_missing(engine, store, asked, chunk_size=4, on_response=on_response)
-    assert sorted(reported) == sorted(asked) == sorted(responses)
+    responses = generate_missing(engine, store, asked, chunk_size=7, on_response=on_response)
+    assert sorted(responses) == sorted(asked)
+    # A model has 8, 8 or 7 requests: chunks of 7 and 1, batches of 3, 3, 1 and 1, and the last model's 3, 3, 1.
+    assert num_stored == [3] * 3 + [6] * 3 + [7, 8] + [11] * 3 + [14] * 3 + [15, 16] + [19] * 3 + [22] * 3 + [23]
+
+
+def test_a_batch_of_which_one_response_cannot_be_stored_leaves_nothing(store):
+    def break_last(index, response):
+        return dataclasses.replace(response, logprob=math.nan) if index == 2 else response
+
+    with pytest.raises(DataError, match="NaN"):
+        answer_requests(OddEngine([(1,), (0, 2)], break_last), store, make_requests([1, 2, 3], num_models=1))
+    assert len(store) == 1
 
 
 def test_a_prompt_too_long_is_told_before_anything_is_asked(store):

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.llm.cache import empty_cache, resize_cache, slot_bytes, take_rows
@@ -59,28 +57,28 @@ def random_tokens(shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).integers(0, CONFIG.vocab_size, shape), jnp.int32)
 
 
-@settings(max_examples=7, deadline=None)
-@given(split=st.integers(1, NUM_TOKENS))
-def test_incremental_logits_equal_the_full_forward_at_any_split(split):
+def test_incremental_logits_equal_the_full_forward_at_every_split():
+    """With everything switched on at once; `test_llm_families` does the same with the config of each family."""
     tokens = random_tokens((NUM_ROWS, NUM_TOKENS))
     expected, _ = full_forward(MODEL, tokens)
-    # What pads the prompt is written to the cache too, and must never be seen.
-    padded = jnp.where(jnp.arange(NUM_TOKENS)[None] < split, tokens, 41)
-    _, cache = full_forward(MODEL, padded)
-    cache = resize_cache(cache, NUM_SLOTS)
-    for position in range(split, NUM_TOKENS):
-        positions = jnp.full((NUM_ROWS, 1), position)
-        logits, cache = cached_forward(MODEL, tokens[:, position : position + 1], positions, cache)
-        np.testing.assert_allclose(logits[:, 0], expected[:, position], atol=1e-4)
-        np.testing.assert_array_equal(cache.lengths, [position + 1] * NUM_ROWS)
+    for split in range(1, NUM_TOKENS):
+        # What pads the prompt is written to the cache too, and must never be seen.
+        _, cache = full_forward(MODEL, jnp.where(jnp.arange(NUM_TOKENS)[None] < split, tokens, 41))
+        cache = resize_cache(cache, NUM_SLOTS)
+        for position in range(split, NUM_TOKENS):
+            positions = np.full((NUM_ROWS, 1), position, np.int32)
+            logits, cache = cached_forward(MODEL, tokens[:, position : position + 1], positions, cache)
+            np.testing.assert_allclose(logits[:, 0], expected[:, position], atol=1e-4)
+            np.testing.assert_array_equal(cache.lengths, [position + 1] * NUM_ROWS)
 
 
-def test_a_prompt_read_in_pieces_gives_the_logits_of_the_whole():
+@pytest.mark.parametrize("split", [4, 18])  # shorter than the window, and one token left
+def test_a_prompt_read_in_pieces_gives_the_logits_of_the_whole(split):
     tokens = random_tokens((NUM_ROWS, NUM_TOKENS))
     expected, _ = full_forward(MODEL, tokens)
     cache = empty_cache(CONFIG, NUM_ROWS, NUM_SLOTS)
-    for start, end in ((0, 7), (7, NUM_TOKENS)):
-        positions = jnp.broadcast_to(jnp.arange(start, end), (NUM_ROWS, end - start))
+    for start, end in ((0, split), (split, NUM_TOKENS)):
+        positions = np.broadcast_to(np.arange(start, end, dtype=np.int32), (NUM_ROWS, end - start))
         logits, cache = cached_forward(MODEL, tokens[:, start:end], positions, cache)
         np.testing.assert_allclose(logits, expected[:, start:end], atol=1e-4)
 

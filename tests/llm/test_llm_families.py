@@ -1,6 +1,9 @@
 """Every family against a tiny random torch model of the same architecture, through the family's own rules.
 
-The oracle is transformers' own torch model, made here with sizes that share no factor where the family permits.
+The oracle is transformers' own torch model, made here. No two of its sizes are equal, and they are primes but for what
+architecture or transformers force: a rotary head_dim is even (twice a prime here), query heads are a multiple of
+key-value heads (twice a prime, or as many where nothing is grouped), and the configs of llama and gemma3 refuse a
+hidden size that is no multiple of the heads (a prime times the heads).
 """
 
 from __future__ import annotations
@@ -16,30 +19,30 @@ import torch
 import transformers
 
 from hierrouter_jax.core.errors import WeightsError
+from hierrouter_jax.llm.cache import resize_cache
 from hierrouter_jax.llm.config import DecoderConfig, RopeScaling
 from hierrouter_jax.llm.decoder import DecoderModel, abstract_leaves, decoder_from_leaves
 from hierrouter_jax.llm.families.registry import FAMILIES, family_for_gguf, family_for_hf
 from hierrouter_jax.weights.plan import HeadCounts, load_leaves
 
 VOCAB_SIZE = 83
+LENGTHS = (47, 1, 19)  # of a ragged batch: longer than gemma3's window, and than llama3's fast wavelengths
+SHORT_LENGTH = 13  # where every split of a sequence is tried; still longer than gemma3's window
 SIZES = {
     "vocab_size": VOCAB_SIZE,
-    "num_hidden_layers": 3,
-    "hidden_size": 55,
+    "num_hidden_layers": 5,
+    "hidden_size": 7 * 13,
     "intermediate_size": 37,
-    "num_attention_heads": 5,
-    "num_key_value_heads": 5,
-    "head_dim": 22,
+    "num_attention_heads": 7,
+    "num_key_value_heads": 7,
+    "head_dim": 2 * 17,
     "max_position_embeddings": 101,
     "rms_norm_eps": 1e-5,
 }
-GROUPED = {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 2, "hidden_size": 66}
-# Qwen2 has no head size of its own.
-QWEN2 = {name: value for name, value in SIZES.items() if name != "head_dim"} | {
-    "hidden_size": 84,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 3,
-}
+GROUPED = {**SIZES, "num_attention_heads": 2 * 5, "num_key_value_heads": 2, "hidden_size": 10 * 13}
+QWEN3 = {**GROUPED, "hidden_size": 67}
+# Qwen2 has no head size of its own: it is the hidden size divided by the heads and rounded down, here 14 = 2 x 7.
+QWEN2 = {name: value for name, value in GROUPED.items() if name != "head_dim"} | {"hidden_size": 149}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 500.0,
@@ -52,7 +55,7 @@ GEMMA3_ROPES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 31.0},
     "full_attention": {"rope_type": "linear", "factor": 3.0, "rope_theta": 1009.0},
 }
-GEMMA3 = {**GROUPED, "num_hidden_layers": 7, "sliding_window": 5, "query_pre_attn_scalar": 17}
+GEMMA3 = {**GROUPED, "num_hidden_layers": 7, "sliding_window": 11, "query_pre_attn_scalar": 19}
 
 CASES = {
     "llama": (transformers.LlamaConfig, {**SIZES}),
@@ -63,11 +66,15 @@ CASES = {
         {**GROUPED, "rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 97.0}},
     ),
     "qwen2": (transformers.Qwen2Config, {**QWEN2, "rope_parameters": {"rope_type": "default", "rope_theta": 1009.0}}),
-    "qwen3": (transformers.Qwen3Config, {**GROUPED, "tie_word_embeddings": True}),
+    "qwen3": (transformers.Qwen3Config, {**QWEN3, "tie_word_embeddings": True}),
     "gemma3": (transformers.Gemma3TextConfig, {**GEMMA3}),
-    "gemma3 two ropes, capped": (
+    "gemma3 two ropes, logits capped": (
         transformers.Gemma3TextConfig,
         {**GEMMA3, "rope_parameters": GEMMA3_ROPES, "final_logit_softcapping": 2.0},
+    ),
+    "gemma3 attention and logits capped": (
+        transformers.Gemma3TextConfig,
+        {**GEMMA3, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 2.0},
     ),
 }
 
@@ -124,24 +131,81 @@ def our_logits(model: DecoderModel, tokens):
 
 
 def torch_logits(model: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
+    # The eager attention of Gemma 3 knows a soft cap, but its layers do not hand it the one of the config.
+    cap = getattr(model.config, "attn_logit_softcapping", None)
     with torch.no_grad():
-        return model(torch.tensor(tokens)).logits.numpy()
+        return model(torch.tensor(tokens), **({} if cap is None else {"softcap": cap})).logits.numpy()
+
+
+def is_prime(size: int) -> bool:
+    return size > 1 and all(size % factor for factor in range(2, math.isqrt(size) + 1))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_two_sizes_are_equal_and_all_are_primes_but_for_those_that_cannot_be(name):
+    stated = CASES[name][0](**CASES[name][1]).to_dict()
+    config = family_for_hf(stated).config_from_hf(stated)
+    heads, kv_heads = config.num_heads, config.num_kv_heads
+    free = [config.vocab_size, config.mlp_dim, config.num_layers, kv_heads, config.context_window]
+    free += [len(LENGTHS), max(LENGTHS), SHORT_LENGTH]
+    if config.sliding_window is not None:
+        free.append(config.sliding_window)
+        assert config.sliding_window < SHORT_LENGTH
+    primes = [*free, config.head_dim // 2, heads if heads == kv_heads else heads // kv_heads]
+    primes.append(config.embed_dim if name.startswith("qwen") else config.embed_dim // heads)
+    assert all(map(is_prime, primes)), primes
+    sizes = [*free, config.embed_dim, config.head_dim, *([] if heads == kv_heads else [heads])]
+    assert len(set(sizes)) == len(sizes), sizes
+
+
+def ragged_tokens() -> np.ndarray:
+    rng, tokens = np.random.default_rng(3), np.zeros((len(LENGTHS), max(LENGTHS)), np.int32)
+    for row, length in enumerate(LENGTHS):
+        tokens[row, :length] = rng.integers(0, VOCAB_SIZE, length)
+    return tokens
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits_equal_those_of_torch_on_a_ragged_batch(name):
-    torch_model = make_torch(name)
-    model = load_hf(torch_model)
-    rng = np.random.default_rng(3)
-    lengths = (47, 1, 19)  # longer than gemma3's window of 5, and longer than llama3's fast wavelengths
-    tokens = np.zeros((len(lengths), max(lengths)), np.int32)
-    for row, length in enumerate(lengths):
-        tokens[row, :length] = rng.integers(0, VOCAB_SIZE, length)
-    logits = our_logits(model, tokens)
-    for row, length in enumerate(lengths):
+    torch_model, tokens = make_torch(name), ragged_tokens()
+    logits = our_logits(load_hf(torch_model), tokens)
+    for row, length in enumerate(LENGTHS):
         expected = torch_logits(torch_model, tokens[row : row + 1, :length])[0]
         assert np.abs(expected).max() > 1  # the comparison below means something
         np.testing.assert_allclose(logits[row, :length], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("cap", ["attn_logit_softcapping", "final_logit_softcapping"])
+def test_soft_caps_of_this_size_change_the_logits_of_torch(cap):
+    """Else the comparisons above would hold without them."""
+    torch_model, tokens = make_torch("gemma3 attention and logits capped"), ragged_tokens()[:1]
+    capped = torch_logits(torch_model, tokens)
+    setattr(torch_model.config, cap, None)
+    assert np.abs(torch_logits(torch_model, tokens) - capped).max() > 0.1
+
+
+@jax.jit
+def read_all(model: DecoderModel, tokens):
+    logits, cache = model.module()(tokens)
+    return logits, resize_cache(cache, 17)
+
+
+@jax.jit
+def read_one(model: DecoderModel, token, position, cache):
+    return model.module()(token, position, cache)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_incremental_logits_equal_the_full_forward_at_every_split(name):
+    model = load_hf(make_torch(name))
+    tokens = np.random.default_rng(13).integers(0, VOCAB_SIZE, (2, SHORT_LENGTH)).astype(np.int32)
+    expected, _ = read_all(model, tokens)
+    for split in range(1, SHORT_LENGTH):
+        # What pads the prompt is written to the cache too, and must never be seen.
+        _, cache = read_all(model, np.where(np.arange(SHORT_LENGTH) < split, tokens, 41))
+        for at in range(split, SHORT_LENGTH):
+            logits, cache = read_one(model, tokens[:, at : at + 1], np.full((2, 1), at, np.int32), cache)
+            np.testing.assert_allclose(logits[:, 0], expected[:, at], atol=1e-4, rtol=0, err_msg=f"{split=} {at=}")
 
 
 def gguf_permuted(weight: np.ndarray, num_heads: int) -> np.ndarray:
@@ -309,7 +373,7 @@ def test_gemma3_of_27b_scales_queries_by_its_embedding_not_by_its_heads():
     torch_model = make_torch("gemma3")
     metadata = {**gguf_metadata(torch_model, "gemma3"), "gemma3.block_count": 62}
     config = family_for_gguf(metadata).config_from_gguf(metadata, [])
-    assert config.attention_scale == pytest.approx((66 / 6) ** -0.5)
+    assert config.attention_scale == pytest.approx((130 / 10) ** -0.5)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,21 @@ def test_responses_depend_on_the_request_alone():
     assert len({response.text for response in responses}) > 7  # models and prompts give different answers
     assert engine.num_calls == 14
     assert engine.requests == requests[::-1]
-    assert dict(engine.generate_iter(requests)) == dict(enumerate(responses))
+    assert list(engine.generate_iter(requests)) == [[pair] for pair in enumerate(responses)]
+
+
+def test_what_is_ready_together_comes_together_and_nothing_is_begun_before_it_is_asked_for():
+    requests = [dataclasses.replace(REQUEST, prompt=f"bird {n}") for n in range(7)]
+    pairs = list(enumerate(ScriptedEngine(CARDS).generate(requests)))
+    engine = ScriptedEngine(CARDS, batch_size=3)
+    batches = engine.generate_iter(requests)
+    for batch in (pairs[:3], pairs[3:6], pairs[6:]):
+        assert next(batches) == batch
+        assert len(engine.requests) == batch[-1][0] + 1
+    assert next(batches, None) is None
+    assert engine.generate(requests) == [response for _, response in pairs]
+    with pytest.raises(ConfigError, match="batch_size must be >= 1, but is 0"):
+        ScriptedEngine(CARDS, batch_size=0)
 
 
 def test_tokens_are_words_and_equal_texts_have_equal_ids():

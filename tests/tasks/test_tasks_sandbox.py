@@ -1,13 +1,18 @@
 """The sandbox: what a program may do to itself, it may; what it does to its score or its surroundings is nothing.
 
-Every bomb here is small enough to be harmless if the sandbox were not there. The attacks run behind all walls and,
-where it matters, with some of them left out, as a system may grant only the others.
+Every bomb here would be harmless if the sandbox were not there: it is small, or goes off only where it sees its limit.
+The attacks run behind all walls and, where it matters, with some of them left out, as a system may grant only the
+others.
 """
 
+import contextlib
 import os
 import re
+import resource
+import secrets
 import socket
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -198,6 +203,65 @@ def f(x):
         assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
+# The programs name their processes, so that these can be counted from outside, in whatever namespace they are.
+FORK_BOMB = """
+import ctypes, os, resource, time
+def f(x):
+    if os.getuid() == 0 or not 0 < resource.getrlimit(resource.RLIMIT_NPROC)[0] <= 8:
+        return 'there is no limit, so the bomb does not go off'
+    ctypes.CDLL(None).prctl(15, {name!r}, 0, 0, 0)
+    while True:
+        try:
+            os.fork()
+        except OSError:
+            {then}
+"""
+# Every process of the bomb comes to the limit; it then goes on trying, or ends f, each with an answer to the judge.
+AT_LIMIT = {"goes on": "pass", "ends": "time.sleep(0.5); raise"}
+
+
+@contextlib.contextmanager
+def counted_processes(name):
+    """While the block runs, append again and again how many processes have a name; yields the list."""
+    counts, is_over = [], threading.Event()
+
+    def count():
+        while not is_over.is_set():
+            counts.append(len(processes_named(name)))
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        yield counts
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def processes_named(name):
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdigit() and (folder / "comm").read_bytes().strip() == name:
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are counted in /proc")
+@every_wall_set
+@pytest.mark.parametrize("then", list(AT_LIMIT.values()), ids=list(AT_LIMIT))
+def test_fork_bomb_whose_children_fork(then, without):
+    name, start = b"bomb-" + secrets.token_hex(4).encode(), time.monotonic()
+    with counted_processes(name) as counts:
+        limits = SandboxLimits(cpu_s=1, wall_s=5.0)
+        result = judge(FORK_BOMB.format(name=name, then=then), limits=limits, without=without)
+    assert time.monotonic() - start < 60
+    assert processes_named(name) == []
+    assert result.status in ("error", "crashed", "timeout"), result
+    assert 2 <= max(counts) <= limits.num_processes  # it went off, and the limit held
+
+
 def test_children_that_leave_their_group_are_ended():
     daemon = """
 import os, time
@@ -222,11 +286,24 @@ def test_memory_bomb(without):
     assert (result.status, result.detail) == ("error", "MemoryError: ")
 
 
-def test_gigabyte_of_output_is_thrown_away():
-    flood = "def f(x):\n    line = 'x' * 2 ** 20\n    for _ in range(1024):\n        print(line)\n    return 4"
-    result = judge(flood, limits=SandboxLimits(cpu_s=5, wall_s=60.0, max_output_bytes=1009))
-    assert not result.is_passed
-    assert result.output == "x" * 1009
+@every_wall_set
+def test_gigabyte_of_output_is_thrown_away_and_counts_for_nothing(tmp_path, monkeypatch, without):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    tmp_path.chmod(0o755)
+    # A quarter of the flood for the program's memory, and so half of it for the judge's: whoever kept it would fail.
+    limits = SandboxLimits(cpu_s=9, wall_s=60.0, memory_bytes=2**28, max_output_bytes=1009)
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for answer, status in (("x + 2", "passed"), ("x + 3", "failed")):
+        flood = f"""
+def f(x):
+    line = 'x' * (2 ** 20 - 1)
+    written = sum(print(line) is None for _ in range(1024))
+    return {answer} if written == 1024 else 'cut short'
+"""
+        result = judge(flood, limits=limits, without=without)
+        assert (result.status, result.output) == (status, "x" * 1009)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kib < 2**16
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_value_too_large_to_hand_over():
@@ -326,39 +403,81 @@ def test_files_of_the_user_cannot_be_read(tmp_path):
             assert result.detail.startswith(("FileNotFoundError", "PermissionError"))
 
 
-@pytest.mark.parametrize("without", [*WALL_SETS.values(), SECCOMP_ALONE], ids=[*WALL_SETS, "seccomp_alone"])
-def test_socket(without):
-    with socket.create_server(("127.0.0.1", 0)) as server:
+@contextlib.contextmanager
+def listening(kind):
+    """A server of one kind; yields it and its address as the C library takes it."""
+    family = socket.AF_INET if kind in ("tcp", "udp") else socket.AF_UNIX
+    with (
+        socket.socket(family, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM) as server,
+        tempfile.TemporaryDirectory(dir="/tmp") as folder,  # short: the path of a socket has 107 bytes
+    ):
+        os.chmod(folder, 0o755)
+        path = f"{folder}/socket"
+        abstract = b"\0hierrouter-" + secrets.token_hex(4).encode()
+        server.bind({"path": path, "abstract": abstract}.get(kind, ("127.0.0.1", 0)))
+        if kind == "path":
+            os.chmod(path, 0o777)
+        if kind != "udp":
+            server.listen()
         server.settimeout(0.3)
-        port = server.getsockname()[1]
-        seen = []
-        thread = threading.Thread(target=lambda: seen.append(accepted(server)))
-        thread.start()
-        # Through the C library, which the candidate's process has loaded: Python's own module may be out of its reach.
-        program = f"""
+        start = int(family).to_bytes(2, sys.byteorder)
+        if family == socket.AF_UNIX:
+            yield server, start + (path.encode() + b"\0" if kind == "path" else abstract)
+        else:
+            yield server, start + server.getsockname()[1].to_bytes(2, "big") + bytes([127, 0, 0, 1]) + bytes(8)
+
+
+def was_reached(server, kind):
+    try:
+        if kind == "udp":
+            server.recv(1)
+        else:
+            server.accept()[0].close()
+    except TimeoutError:
+        return False
+    return True
+
+
+def try_to_reach(address, kind, without):
+    """Return what a program says of its try, and the result."""
+    # Through the C library, which the candidate's process has loaded: Python's own module may be out of its reach.
+    program = f"""
 import ctypes
 libc = ctypes.CDLL(None)
+address = {address!r}
 def f(x):
-    fd = libc.socket(2, 1, 0)
+    fd = libc.socket(address[0] or address[1], {2 if kind == "udp" else 1}, 0)
     if fd < 0:
         return 'no socket'
-    address = (2).to_bytes(2, {sys.byteorder!r}) + ({port}).to_bytes(2, 'big') + bytes([127, 0, 0, 1]) + bytes(8)
-    return 'connected' if libc.connect(fd, address, 16) == 0 else 'refused'
+    if {kind == "udp"}:
+        return 'reached' if libc.sendto(fd, b'x', 1, 0, address, len(address)) == 1 else 'refused'
+    return 'reached' if libc.connect(fd, address, len(address)) == 0 else 'refused'
 """
-        shown, result = value_of(program, without=without)
-        thread.join()
+    return value_of(program, without=without)
+
+
+every_socket = pytest.mark.parametrize("kind", ["tcp", "udp", "abstract", "path"])
+
+
+@every_socket
+@pytest.mark.parametrize("without", [*WALL_SETS.values(), SECCOMP_ALONE], ids=[*WALL_SETS, "seccomp_alone"])
+def test_socket(kind, without):
+    with listening(kind) as (server, address):
+        shown, result = try_to_reach(address, kind, without)
+        is_reached = was_reached(server, kind)
     if not result.is_network_isolated:
         pytest.skip("this system grants neither network namespaces nor seccomp")
     assert shown == ("'no socket'" if "seccomp" in result.walls else "'refused'")
-    assert seen == [False]
+    assert not is_reached
 
 
-def accepted(server):
-    try:
-        server.accept()[0].close()
-        return True
-    except TimeoutError:
-        return False
+@every_socket
+def test_without_walls_the_same_programs_reach_their_server(kind):
+    """Or they would prove nothing."""
+    with listening(kind) as (server, address):
+        shown, _ = try_to_reach(address, kind, (*NAMESPACES, "landlock", "seccomp"))
+        assert was_reached(server, kind)
+    assert shown == "'reached'"
 
 
 def test_where_nothing_is_granted_the_result_says_so():

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from test_llm_tokenizer import write_vocabulary
+from tiny_pools import write_tiny_pool
 
 from hierrouter_jax.core.errors import ConfigError, WeightsError
 from hierrouter_jax.core.text import pool_digest
@@ -212,10 +212,11 @@ def test_a_model_larger_than_the_budget_is_refused_on_opening(tmp_path, pool_pat
 
 
 def test_tokenizers_are_loaded_once(tmp_path):
-    write_vocabulary(tmp_path / "m.gguf")
-    pool = open_pool(write_pool(tmp_path, model_toml("a", "m.gguf")))
-    assert pool.tokenizer("a") is pool.tokenizer("a")
-    assert pool.tokenizer("a").decode(pool.tokenizer("a").encode("a b", add_special_tokens=False)) == "a b"
+    pool = load_pool(write_tiny_pool(tmp_path), cache_dir=tmp_path / "cache", is_quiet=True)
+    for name in pool.names:  # of a folder and of a GGUF file
+        tokenizer = pool.tokenizer(name)
+        assert pool.tokenizer(name) is tokenizer
+        assert tokenizer.decode(tokenizer.encode("a b", add_special_tokens=False)) == "a b"
 
 
 def test_a_name_that_is_not_in_the_pool_is_refused(pool_path):
@@ -239,7 +240,8 @@ def test_all_mistakes_of_a_pool_file_are_said_at_once(tmp_path):
     message = str(caught.value)
     for words in (
         "unknown key 'memory'",
-        "[[model]] 1: unknown key ['temperature']",
+        "[[model]] 1 does not fit",
+        "unknown key 'temperature'",
         "[[model]] 2",
         "max_new_tokens",
         "pypi:NAME==VERSION",
@@ -259,7 +261,8 @@ def test_all_mistakes_of_a_pool_file_are_said_at_once(tmp_path):
         ("[[model]\n", "must be a TOML file"),
         ('model = "a"\n', r"\[\[model\]\] tables"),
         ("memory_budget_gib = true\n" + model_toml("a", "m"), "must be a number, but is True"),
-        ("memory_budget_gib = 0\n" + model_toml("a", "m"), "must be > 0"),
+        ("memory_budget_gib = 0\n" + model_toml("a", "m"), "must be finite and > 0"),
+        ("memory_budget_gib = inf\n" + model_toml("a", "m"), "must be finite and > 0"),
         (model_toml("a", "m") + model_toml("a", "n"), "'a' is used 2 times"),
         (model_toml(" ", "m"), "name must not be empty"),
     ],
@@ -298,10 +301,16 @@ def test_a_missing_tensor_is_named_before_anything_is_read(tmp_path):
     tensors = hf_tensors()
     del tensors["model.layers.2.mlp.up_proj.weight"], tensors["model.norm.weight"]
     write_hf(tmp_path / "m", tensors=tensors)
-    pool = open_pool(write_pool(tmp_path, model_toml("a", "m")))
+    path = write_pool(tmp_path, model_toml("a", "m"))
     with pytest.raises(WeightsError, match=r"(?s)layers\.2\.mlp\.up_proj\.weight is missing.*norm\.weight is missing"):
-        pool.decoder("a")
-    assert pool.resident == ()
+        open_pool(path)
+
+
+def test_a_model_without_heads_is_refused(tmp_path):
+    config = {name: value for name, value in CONFIG.items() if name != "head_dim"} | {"num_attention_heads": 0}
+    write_hf(tmp_path / "m", config=config)
+    with pytest.raises(ConfigError, match="num_heads must be >= 1, but is 0"):
+        open_pool(write_pool(tmp_path, model_toml("a", "m")))
 
 
 def test_weights_without_a_config_or_with_another_digest_are_refused(tmp_path):

@@ -84,6 +84,8 @@ def _run(name: str, arguments: Sequence[str]) -> None:
         args=list(arguments),
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
+    # Or transformers says on every start that it found no PyTorch; its tokenizers, all we use of it, need none.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if name in COMPILING:
         keep_compiled_programs()
     module.run(command)

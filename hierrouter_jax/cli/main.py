@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from hierrouter_jax.cli.accelerator import keep_compiled_programs
+from hierrouter_jax.cli.interrupts import keep_interrupts
 from hierrouter_jax.cli.output import print_error, print_lines
 from hierrouter_jax.core.errors import HierRouterError
 
@@ -39,7 +40,9 @@ COMPILING = frozenset({"quickstart", "pool", "collect", "train", "evaluate", "ro
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return the exit code."""
+    """Run one subcommand and return the exit code; without `arguments`, as the command of this process."""
+    if arguments is None:
+        keep_interrupts()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print_lines(_overview())

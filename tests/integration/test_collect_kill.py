@@ -281,8 +281,26 @@ def run_logged_command(inputs: Path, folder: Path) -> None:
     sys.exit(main(command_arguments(inputs, folder)))
 
 
+def interrupt_when_something_is_stored(command, environment, store: Path) -> int:
+    """Press Ctrl-C once a response more is stored; return how many are stored after the command's own end."""
+    num_before = len(read_rows(store, "key FROM responses"))
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    while len(read_rows(store, "key FROM responses")) == num_before:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=300)
+    assert process.returncode == 130, message
+    assert "run the same command again" in message
+    assert "Traceback" not in message
+    return len(read_rows(store, "key FROM responses"))
+
+
 def test_killed_command_with_real_models_ends_as_an_undisturbed_one(tmp_path, processes):
-    """`hierrouter collect` on a pool of tiny random models, killed three times; a plain process takes it to the end."""
+    """`hierrouter collect` on a pool of tiny random models, killed three times, then interrupted by Ctrl-C once; a
+    plain process takes it to the end."""
     inputs, killed, undisturbed = (tmp_path / name for name in ("inputs", "killed", "undisturbed"))
     for folder in (inputs, killed, undisturbed):
         folder.mkdir()
@@ -306,11 +324,13 @@ def test_killed_command_with_real_models_ends_as_an_undisturbed_one(tmp_path, pr
     assert 0 < len(account.stored) < len(expected)
     environment = {**os.environ, "HIERROUTER_CACHE": str(inputs / "cache"), "XLA_FLAGS": ""}
     command = [sys.executable, "-m", "hierrouter_jax.cli.main", *command_arguments(inputs, killed)]
+    num_stored = interrupt_when_something_is_stored(command, environment, killed / "responses.sqlite")
+    assert len(account.stored) < num_stored < len(expected)
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
 
     report = json.loads((killed / "summary.json").read_text())["report"]
-    assert report["num_stored_before"] == len(account.stored)
-    assert report["num_generated"] == len(expected) - len(account.stored)
+    assert report["num_stored_before"] == num_stored
+    assert report["num_generated"] == len(expected) - num_stored
     actual = read_rows(killed / "responses.sqlite", "key, request, response FROM responses")
     assert [row[:2] for row in actual] == [row[:2] for row in expected]
     for (*_, ours), (*_, theirs) in zip(actual, expected, strict=True):

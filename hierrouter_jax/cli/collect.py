@@ -130,5 +130,7 @@ def _config_of(command: Command) -> CollectConfig:
         given["routes"] = tuple(
             tuple(name.strip() for name in route.split(ROUTE_SEPARATOR)) for route in command.routes
         )
-    defaults: dict[str, Any] = {"pool": packaged_file(SMALL_POOL), "encoder": ALL_MINILM_L6_V2.source}
-    return CollectConfig(tasks=command.tasks, splits=command.splits, **(defaults | given))
+    if command.pool is None:  # looked for only where it is needed: not every installation has the packaged files
+        given["pool"] = packaged_file(SMALL_POOL)
+    given.setdefault("encoder", ALL_MINILM_L6_V2.source)
+    return CollectConfig(tasks=command.tasks, splits=command.splits, **given)

@@ -6,7 +6,7 @@ Family, config and identity need headers and digests only; parameters are read w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -39,6 +39,7 @@ class Checkpoint:
     family: Family
     config: DecoderConfig
     dtype: WeightsDtype
+    shapes: Mapping[str, tuple[int, ...]]  # of the tensors in the files
 
     @property
     def weights_digest(self) -> str:
@@ -70,8 +71,9 @@ def open_checkpoint(files: ResolvedFiles, *, dtype: WeightsDtype = "float32") ->
     """Read a checkpoint's headers. Raises `WeightsError` when the files are not whole or the architecture unknown."""
     if files.is_gguf:
         reader = GGUFReader(files.weights[0])
+        shapes = reader.shapes
         family = family_for_gguf(reader.metadata)
-        config = family.config_from_gguf(reader.metadata, tuple(reader.shapes))
+        config = family.config_from_gguf(reader.metadata, tuple(shapes))
     else:
         try:
             stated = read_json(files.folder / "config.json")
@@ -79,15 +81,16 @@ def open_checkpoint(files: ResolvedFiles, *, dtype: WeightsDtype = "float32") ->
             raise WeightsError(f"A checkpoint of safetensors must come with its config: {error}") from error
         family = family_for_hf(stated)
         config = family.config_from_hf(stated)
-    return Checkpoint(files=files, family=family, config=config, dtype=dtype)
+        shapes = open_reader(files.weights).shapes
+    return Checkpoint(files=files, family=family, config=config, dtype=dtype, shapes=shapes)
 
 
 def check_tensors(checkpoint: Checkpoint) -> None:
-    """Raise a `WeightsError` listing every tensor that is missing, surplus or of another shape; headers are enough."""
+    """Raise a `WeightsError` listing every tensor that is missing, surplus or of another shape; no file is read."""
     make_plan(
         _rules(checkpoint),
         checkpoint.config.num_layers,
-        open_reader(checkpoint.files.weights).shapes,
+        checkpoint.shapes,
         checkpoint.leaves,
         heads=_heads(checkpoint),
         ignorable=checkpoint.family.ignorable_tensors,

@@ -284,9 +284,7 @@ def run_logged_command(inputs: Path, folder: Path) -> None:
 def interrupt_when_something_is_stored(command, environment, store: Path) -> int:
     """Press Ctrl-C once a response more is stored; return how many are stored after the command's own end."""
     num_before = len(read_rows(store, "key FROM responses"))
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )  # fmt: skip
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while len(read_rows(store, "key FROM responses")) == num_before:
         assert process.poll() is None
         time.sleep(0.02)

@@ -3,10 +3,10 @@
 The one place where requests meet an engine, for collection and for live routing. What holds when the process is
 killed:
 
-- What an engine hands over together is committed in one transaction, before it is asked to work on: a batch of an
-  engine that streams (`StreamingEngine`), a chunk of one that does not. So all of a batch is stored, or none of it.
+- What an engine hands over together is committed in one transaction, before it is asked to work on: what an engine
+  that streams (`StreamingEngine`) finished together, a chunk of one that does not. All of it is stored, or none.
 - A request whose response was committed is never asked again.
-- Work in flight, at most that one batch or chunk, is lost and asked again.
+- Work in flight is lost and asked again: the rows that a streaming engine has in its batch, or one chunk.
 """
 
 from __future__ import annotations
@@ -86,14 +86,15 @@ def chunks_by_model(
 ) -> Iterator[Sequence[AskedRequest]]:
     """Yield the requests in chunks of one model each, models in the pool's order, so that each is loaded once.
 
-    Within a model, requests of equal kind and budget and of similar length are neighbours: a batch then wastes little
-    on padding.
+    An engine that streams gets all of a model's requests, and batches them as it likes. For another, requests of
+    equal kind and budget and of similar length are neighbours: a chunk then wastes little on padding.
     """
     for card in engine.cards:
         own = [one for one in asked if one.request.model == card.name]
         own.sort(key=lambda one: (bool(one.encoded.options), one.encoded.max_new_tokens, len(one.encoded.token_ids)))
-        for start in range(0, len(own), chunk_size):
-            yield own[start : start + chunk_size]
+        size = max(1, len(own)) if isinstance(engine, StreamingEngine) else chunk_size
+        for start in range(0, len(own), size):
+            yield own[start : start + size]
 
 
 def _batches(engine: TextEngine, chunk: Sequence[AskedRequest]) -> Iterator[list[tuple[AskedRequest, Response]]]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
 import numpy as np
+import psutil
 
 from hierrouter_jax.core.errors import ConfigError, DataError, PromptTooLongError
 from hierrouter_jax.llm.cache import slot_bytes
@@ -21,24 +23,50 @@ SMALLEST_CACHE = 128
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLimits:
-    """What bounds a batch.
+    """What bounds a batch; the defaults are for CPU, `device_limits` has those of the device at hand.
 
-    `max_batch` rows decode together, fewer where their caches would exceed `max_cache_bytes`; at most
-    `max_prefill_tokens` (padding included, one row at least) are read by one program; the host looks at the rows
-    every `chunk` steps. Beyond `max_programs` compiled programs, all are let go (see `programs`).
+    `max_batch` rows decode together, fewer where their caches would exceed `max_cache_bytes`. Prompts of up to
+    `max_read_tokens`, padding included, are read together (one prompt at least); where prompts are only scored, up to
+    `max_prefill_tokens`. The host looks at the rows every `chunk` steps at least. At most `max_prefix_bytes` of a
+    model's prompts are kept for others that begin alike; 0 keeps none. Beyond `max_programs` compiled programs, all
+    are let go (see `programs`).
     """
 
-    max_batch: int = 32
+    max_batch: int = 64
+    max_read_tokens: int = 256
     max_prefill_tokens: int = 4096
     max_cache_bytes: int = 4 * 2**30
-    chunk: int = 32
+    max_prefix_bytes: int = 2**29
+    chunk: int = 8
     max_programs: int = 64
 
     def __post_init__(self) -> None:
         """Refuse limits under which nothing can run."""
-        for name in ("max_batch", "max_prefill_tokens", "max_cache_bytes", "chunk", "max_programs"):
+        for name in ("max_batch", "max_read_tokens", "max_prefill_tokens", "max_cache_bytes", "chunk", "max_programs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, but is {getattr(self, name)}.")
+        if self.max_prefix_bytes < 0:
+            raise ConfigError(f"max_prefix_bytes must be >= 0, but is {self.max_prefix_bytes}.")
+
+
+def device_limits() -> BatchLimits:
+    """Return the limits for the default device: on an accelerator, which large batches suit, by its free memory.
+
+    Half of what is free goes to the rows in flight and a sixteenth to kept prompts; parameters that are loaded later,
+    and what a step needs besides, share the rest.
+    """
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        free = psutil.virtual_memory().available
+        return BatchLimits(max_cache_bytes=min(BatchLimits.max_cache_bytes, max(2**28, free // 4)))
+    stats = device.memory_stats() or {}
+    free = stats.get("bytes_limit", 8 * 2**30) - stats.get("bytes_in_use", 0)
+    return BatchLimits(
+        max_batch=256,
+        max_read_tokens=4096,
+        max_cache_bytes=max(2**28, free // 2),
+        max_prefix_bytes=free // 16,
+    )
 
 
 def round_up(size: int, *, smallest: int, per_octave: int) -> int:
@@ -67,16 +95,10 @@ def slot_bucket(num_tokens: int) -> int:
     return round_up(num_tokens, smallest=SMALLEST_CACHE, per_octave=2)
 
 
-def plan_batches(model: DecoderModel, num_tokens: Sequence[int], limits: BatchLimits) -> list[list[int]]:
-    """Split rows into batches, longest first, by the tokens each may come to hold."""
-    order = sorted(range(len(num_tokens)), key=lambda row: -num_tokens[row])
-    batches = []
-    while order:
-        row_bytes = slot_bytes(model.config, dtype=model.dtype) * slot_bucket(num_tokens[order[0]])
-        size = min(limits.max_batch, max(1, limits.max_cache_bytes // row_bytes))
-        batches.append(order[:size])
-        order = order[size:]
-    return batches
+def fits_memory(model: DecoderModel, num_rows: int, num_tokens: int, limits: BatchLimits) -> bool:
+    """Return whether the caches of rows of up to `num_tokens` stay within the bound; those of one row always may."""
+    row_bytes = slot_bytes(model.config, dtype=model.dtype) * slot_bucket(num_tokens)
+    return num_rows == 1 or batch_bucket(num_rows) * row_bytes <= limits.max_cache_bytes
 
 
 def plan_reads(num_tokens: Sequence[int], limits: BatchLimits) -> list[list[int]]:

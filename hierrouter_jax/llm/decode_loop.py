@@ -1,4 +1,4 @@
-"""The two device programs of generation: prefill reads prompts, decode continues them.
+"""The device program of generation: decode continues prompts that were read, one token of every row a step.
 
 Decode is one `while_loop` over steps with the cache donated, so the cache is updated in place. Parameters are
 arguments, never constants: another model of the same architecture compiles nothing anew.
@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from hierrouter_jax.core.structs import array_struct
-from hierrouter_jax.llm.cache import KVCache, resize_cache
+from hierrouter_jax.llm.cache import KVCache
 from hierrouter_jax.llm.decoder import Decoder, DecoderModel
 from hierrouter_jax.llm.sampling import SamplingMode, SamplingRows, draw_tokens, token_logprobs
 
@@ -34,56 +34,31 @@ class DecodeState:
     sampling: SamplingRows
 
 
-@partial(jax.jit, static_argnames=("num_slots", "mode"))
-def prefill(
-    model: DecoderModel,
-    tokens: Int[Array, "batch time"],
-    lengths: Int[Array, " batch"],
-    budgets: Int[Array, " batch"],
-    sampling: SamplingRows,
-    stops: Int[Array, " stop"],
-    *,
-    num_slots: int,
-    mode: SamplingMode,
-) -> tuple[DecodeState, Float[Array, " batch"]]:
-    """Read right-padded prompts and draw each row's first token; return its log-probability too.
-
-    A row of budget 0 is padding and done from the start.
-    """
-    decoder = model.module()
-    hidden, cache = decoder.hidden_states(tokens)
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    logits = decoder.logits(last)
-    num_drawn = jnp.zeros_like(lengths)
-    first = draw_tokens(logits, sampling, num_drawn, mode=mode)
-    state = DecodeState(
-        cache=resize_cache(replace(cache, lengths=lengths), num_slots),
-        last_tokens=first,
-        num_new=num_drawn + 1,
-        budgets=budgets,
-        is_done=(budgets <= 1) | _is_stop(first, stops),
-        sampling=sampling,
-    )
-    return state, token_logprobs(logits, first)
-
-
-@partial(jax.jit, static_argnames=("num_steps", "mode"), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("max_steps", "mode"), donate_argnames=("state",))
 def decode_chunk(
-    model: DecoderModel, state: DecodeState, stops: Int[Array, " stop"], *, num_steps: int, mode: SamplingMode
+    model: DecoderModel,
+    state: DecodeState,
+    stops: Int[Array, " stop"],
+    num_steps: Int[ArrayLike, ""],
+    num_ending: Int[ArrayLike, ""],
+    *,
+    max_steps: int,
+    mode: SamplingMode,
 ) -> tuple[DecodeState, Int[Array, "batch time"], Float[Array, "batch time"]]:
-    """Decode until `num_steps` steps are made or all rows are done.
+    """Decode until `num_steps` <= `max_steps` steps are made, `num_ending` rows have ended, or all rows are done.
 
     Returns the tokens each row drew, `NO_TOKEN` once it is done, and their log-probabilities. The cache must have room
     for the steps of every row that is not done.
     """
     decoder = model.module()
     batch_size = state.last_tokens.shape[0]
-    drawn = jnp.full((batch_size, num_steps), NO_TOKEN, jnp.int32)
-    logprobs = jnp.zeros((batch_size, num_steps), jnp.float32)
+    drawn = jnp.full((batch_size, max_steps), NO_TOKEN, jnp.int32)
+    logprobs = jnp.zeros((batch_size, max_steps), jnp.float32)
+    enough_done = jnp.sum(state.is_done) + num_ending
 
     def is_running(carry: tuple[Any, ...]) -> Bool[Array, ""]:
         step, state, _, _ = carry
-        return (step < num_steps) & ~jnp.all(state.is_done)
+        return (step < num_steps) & (jnp.sum(state.is_done) < enough_done) & ~jnp.all(state.is_done)
 
     def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         step, state, drawn, logprobs = carry
@@ -94,12 +69,6 @@ def decode_chunk(
 
     _, state, drawn, logprobs = jax.lax.while_loop(is_running, advance, (jnp.int32(0), state, drawn, logprobs))
     return state, drawn, logprobs
-
-
-@jax.jit
-def take_state_rows(state: DecodeState, rows: Int[Array, " row"]) -> DecodeState:
-    """Return the state of the chosen rows."""
-    return jax.tree.map(lambda x: x[rows], state)
 
 
 def _decode_step(

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from hierrouter_jax.core.structs import array_struct, static_field
-from hierrouter_jax.llm.cache import KVCache, write_slots
+from hierrouter_jax.llm.cache import Keys, KVCache, Values, write_keys, write_values
 from hierrouter_jax.llm.config import DecoderConfig
 from hierrouter_jax.llm.layers import (
     MLP,
@@ -28,8 +28,6 @@ from hierrouter_jax.llm.layers import (
     rope_frequencies,
     rotate,
 )
-
-Slots = Float[Array, "batch kv_head slot head_dim"]
 
 
 class Decoder(nnx.Module):
@@ -68,8 +66,7 @@ class Decoder(nnx.Module):
         """Return the normalised states behind the logits, for callers that want logits of few positions."""
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-        x = self.embed(tokens, scale=self.config.embed_scale)
-        angles = self._angles(positions)
+        x, angles = self.embed_tokens(tokens, positions)
         keys, values = [], []
         for index, layer in enumerate(self.layers):
             slots = None if cache is None else (cache.keys[index], cache.values[index])
@@ -79,6 +76,12 @@ class Decoder(nnx.Module):
             values.append(layer_values)
         lengths = positions[:, -1].astype(jnp.int32) + 1
         return self.final_norm(x), KVCache(keys=tuple(keys), values=tuple(values), lengths=lengths)
+
+    def embed_tokens(
+        self, tokens: Int[Array, "batch time"], positions: Int[Array, "batch time"]
+    ) -> tuple[Float[Array, "batch time embed"], dict[bool, Float[Array, "batch time half"]]]:
+        """Return what the first layer gets, and the rotary angles of global (False) and of local layers (True)."""
+        return self.embed(tokens, scale=self.config.embed_scale), self._angles(positions)
 
     def logits(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch vocab"]:
         """Return float32 logits of normalised states."""
@@ -139,8 +142,8 @@ class Layer(nnx.Module):
         x: Float[Array, "batch time embed"],
         positions: Int[Array, "batch time"],
         angles: Float[Array, "batch time half"],
-        slots: tuple[Slots, Slots] | None,
-    ) -> tuple[Float[Array, "batch time embed"], tuple[Slots, Slots]]:
+        slots: tuple[Keys, Values] | None,
+    ) -> tuple[Float[Array, "batch time embed"], tuple[Keys, Values]]:
         """Return the layer's output and its keys and values, all slots of them."""
         attended, slots = self.attention(self.attention_norm(x), positions, angles, slots)
         x = x + (attended if self.attention_post_norm is None else self.attention_post_norm(attended))
@@ -168,20 +171,20 @@ class Attention(nnx.Module):
         x: Float[Array, "batch time embed"],
         positions: Int[Array, "batch time"],
         angles: Float[Array, "batch time half"],
-        slots: tuple[Slots, Slots] | None,
-    ) -> tuple[Float[Array, "batch time embed"], tuple[Slots, Slots]]:
+        slots: tuple[Keys, Values] | None,
+    ) -> tuple[Float[Array, "batch time embed"], tuple[Keys, Values]]:
         """Return the attended values and the keys and values, all slots of them."""
         config, (num_rows, num_tokens, _) = self.config, x.shape
         query, key, value = self._project(x, angles)
         query = query.reshape(num_rows, num_tokens, config.num_kv_heads, -1, config.head_dim)
-        keys, values = key.swapaxes(1, 2), value.swapaxes(1, 2)
+        keys, values = key.transpose(0, 2, 3, 1), value.swapaxes(1, 2)
         scale, soft_cap = config.attention_scale, config.attention_soft_cap
         if slots is None:
             attended = attend_within(query, keys, values, window=self.window, scale=scale, soft_cap=soft_cap)
         else:
-            keys = write_slots(slots[0], keys, positions[:, 0])
-            values = write_slots(slots[1], values, positions[:, 0])
-            mask = attention_mask(positions, jnp.arange(keys.shape[2]), self.window)
+            keys = write_keys(slots[0], keys, positions[:, 0])
+            values = write_values(slots[1], values, positions[:, 0])
+            mask = attention_mask(positions, jnp.arange(values.shape[2]), self.window)
             attended = attend(query, keys, values, mask, scale=scale, soft_cap=soft_cap)
         return self.output(attended.reshape(num_rows, num_tokens, -1)), (keys, values)
 

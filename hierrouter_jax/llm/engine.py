@@ -32,12 +32,12 @@ class TextEngine(Protocol):
 class StreamingEngine(Protocol):
     """What an engine may offer besides `TextEngine`: responses as they are ready, so that they can be stored at once.
 
-    Collection uses `generate_iter` where an engine has it; a kill then loses the batch in flight and no other.
+    Collection uses `generate_iter` where an engine has it; a kill then loses the rows in flight and no other.
     """
 
     def generate_iter(self, requests: Sequence[GenerationRequest]) -> Iterator[AnsweredBatch]:
         """Answer as `generate` does, yielding what became ready together, each request once, in any order.
 
-        The next batch is begun when it is asked for, so the caller can keep one before another is in flight.
+        Work goes on when more is asked for, so what was handed over can be stored before anything else is begun.
         """
         ...

@@ -1,21 +1,25 @@
 """Text from a pool of Flax models: requests in words become token ids, batches, and responses in words again.
 
-Requests are grouped by model, so that each model is loaded once a call, and batched by length. How requests are
-batched changes no answer (up to rounding: two tokens whose logits differ by less than 1e-5 may swap).
+Requests are grouped by model, so that each model is loaded once a call. How requests are batched, and what was kept
+of earlier prompts, changes no answer (up to rounding: two tokens whose logits differ by less than 1e-5 may swap).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from hierrouter_jax.core.errors import ConfigError, PromptTooLongError
 from hierrouter_jax.core.text import EncodedRequest, GenerationRequest, ModelCard, Response
-from hierrouter_jax.llm.batching import BatchLimits
+from hierrouter_jax.llm.batching import BatchLimits, device_limits
+from hierrouter_jax.llm.decoder import DecoderModel
 from hierrouter_jax.llm.engine import AnsweredBatch
-from hierrouter_jax.llm.generation import GeneratedTokens, IsComplete, generate_tokens
+from hierrouter_jax.llm.generation import GeneratedTokens, stream_tokens
+from hierrouter_jax.llm.in_flight import IsComplete, TokenCounts
 from hierrouter_jax.llm.likelihood import option_logprobs
 from hierrouter_jax.llm.pool import Pool
+from hierrouter_jax.llm.prefix_cache import PrefixCache
 from hierrouter_jax.llm.programs import bound_programs
 from hierrouter_jax.llm.tokenizer import Tokenizer
 
@@ -29,12 +33,19 @@ class FlaxEngine:
     def __init__(self, pool: Pool, *, limits: BatchLimits | None = None) -> None:
         """Answer from `pool`; `limits` bound the batches."""
         self._pool = pool
-        self._limits = BatchLimits() if limits is None else limits
+        self._limits = device_limits() if limits is None else limits
+        self._prefixes: dict[str, tuple[DecoderModel, PrefixCache]] = {}
+        self._counts = TokenCounts()
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:
         """The models of the pool, in the order of the router's actions."""
         return self._pool.cards
+
+    @property
+    def token_counts(self) -> TokenCounts:
+        """Tokens billed and computed by this engine since it was made; those of ranked options are not among them."""
+        return replace(self._counts)
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
         """Return what determines the response.
@@ -68,32 +79,46 @@ class FlaxEngine:
         return [responses[index] for index in range(len(requests))]
 
     def generate_iter(self, requests: Sequence[GenerationRequest]) -> Iterator[AnsweredBatch]:
-        """Answer the requests, model after model, and yield each batch whole: all its rows are ready at once."""
+        """Answer the requests, model after model, and yield those that end together; the others stay in flight."""
         encoded = [self.encode(request) for request in requests]
         for card in self.cards:
             own = [index for index, request in enumerate(requests) if request.model == card.name]
-            own.sort(key=lambda index: (bool(encoded[index].options), -len(encoded[index].token_ids)))
             ranked = [index for index in own if encoded[index].options]
             written = [index for index in own if not encoded[index].options]
-            for answer, indices in ((self._write, written), (self._rank, ranked)):
-                for start in range(0, len(indices), self._limits.max_batch):
-                    bound_programs(self._limits.max_programs)
-                    batch = indices[start : start + self._limits.max_batch]
-                    yield list(zip(batch, answer(card.name, [encoded[index] for index in batch]), strict=True))
+            if written:
+                yield from self._write(card.name, written, [encoded[index] for index in written])
+            ranked.sort(key=lambda index: -len(encoded[index].token_ids))
+            for start in range(0, len(ranked), self._limits.max_batch):
+                bound_programs(self._limits.max_programs)
+                batch = ranked[start : start + self._limits.max_batch]
+                yield list(zip(batch, self._rank(card.name, [encoded[index] for index in batch]), strict=True))
 
-    def _write(self, model: str, batch: Sequence[EncodedRequest]) -> list[Response]:
-        """Generate text."""
-        tokenizer = self._pool.tokenizer(model)
-        rows = generate_tokens(
-            self._pool.decoder(model),
-            [one.token_ids for one in batch],
-            max_new_tokens=[one.max_new_tokens for one in batch],
-            samplings=[one.sampling for one in batch],
+    def _write(self, model: str, indices: Sequence[int], asked: Sequence[EncodedRequest]) -> Iterator[AnsweredBatch]:
+        """Generate text for the requests of those indices."""
+        tokenizer, decoder = self._pool.tokenizer(model), self._pool.decoder(model)
+        batches = stream_tokens(
+            decoder,
+            [one.token_ids for one in asked],
+            max_new_tokens=[one.max_new_tokens for one in asked],
+            samplings=[one.sampling for one in asked],
             stop_token_ids=tokenizer.stop_token_ids,
-            is_complete=_stop_string_test(tokenizer, batch),
+            is_complete=_stop_string_test(tokenizer, asked),
             limits=self._limits,
+            prefixes=self._prefixes_of(model, decoder),
+            counts=self._counts,
         )
-        return [_written_response(tokenizer, one, row) for one, row in zip(batch, rows, strict=True)]
+        for batch in batches:
+            bound_programs(self._limits.max_programs)
+            yield [(indices[row], _written_response(tokenizer, asked[row], produced)) for row, produced in batch]
+
+    def _prefixes_of(self, model: str, decoder: DecoderModel) -> PrefixCache:
+        """Return the prompts kept of a model; those of a decoder that is no longer held go with it."""
+        kept = self._prefixes.get(model)
+        if kept is None or kept[0] is not decoder:
+            resident = self._pool.resident
+            self._prefixes = {name: pair for name, pair in self._prefixes.items() if name in resident and name != model}
+            self._prefixes[model] = kept = (decoder, PrefixCache(self._limits.max_prefix_bytes))
+        return kept[1]
 
     def _rank(self, model: str, batch: Sequence[EncodedRequest]) -> list[Response]:
         """Rank options by their likelihood."""

@@ -97,7 +97,7 @@ def attention_mask(
 
 def attend(
     query: Float[Array, "batch time kv_head group head_dim"],
-    keys: Float[Array, "batch kv_head slot head_dim"],
+    keys: Float[Array, "batch kv_head head_dim slot"],
     values: Float[Array, "batch kv_head slot head_dim"],
     mask: Bool[Array, "batch time slot"],
     *,
@@ -113,7 +113,7 @@ def attend(
     # two to three times as fast as what einsum makes of the axes as they are.
     rows = (query * scale).transpose(0, 2, 3, 1, 4).reshape(num_rows, num_kv_heads, num_groups * num_tokens, head_dim)
     scores = jax.lax.dot_general(
-        rows, keys, (((3,), (3,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32
+        rows, keys, (((3,), (2,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32
     ).reshape(num_rows, num_kv_heads, num_groups, num_tokens, -1)
     if soft_cap is not None:
         scores = soft_cap * jnp.tanh(scores / soft_cap)
@@ -125,7 +125,7 @@ def attend(
 
 def attend_within(
     query: Float[Array, "batch time kv_head group head_dim"],
-    keys: Float[Array, "batch kv_head time head_dim"],
+    keys: Float[Array, "batch kv_head head_dim time"],
     values: Float[Array, "batch kv_head time head_dim"],
     *,
     window: int | None,
@@ -140,6 +140,6 @@ def attend_within(
         first = 0 if window is None else max(0, start - window + 1)
         mask = attention_mask(jnp.arange(start, end)[None], jnp.arange(first, end), window)
         mask = jnp.broadcast_to(mask, (query.shape[0], *mask.shape[1:]))
-        seen_keys, seen_values = keys[:, :, first:end], values[:, :, first:end]
+        seen_keys, seen_values = keys[..., first:end], values[:, :, first:end]
         outputs.append(attend(query[:, start:end], seen_keys, seen_values, mask, scale=scale, soft_cap=soft_cap))
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)

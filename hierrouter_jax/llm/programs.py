@@ -10,19 +10,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from hierrouter_jax.llm.decode_loop import decode_chunk, prefill, take_state_rows
+from hierrouter_jax.llm.cache import insert_layer_row, resize_layer, take_layer_rows
+from hierrouter_jax.llm.decode_loop import decode_chunk
 from hierrouter_jax.llm.likelihood import branch_logprobs, last_logprobs, read_prompts
+from hierrouter_jax.llm.reading import begin_piece, draw_first, end_piece, read_piece, run_layer
 
-PROGRAMS: tuple[Any, ...] = (prefill, decode_chunk, take_state_rows, read_prompts, branch_logprobs, last_logprobs)
+DECODER_PROGRAMS: tuple[Any, ...] = (decode_chunk, read_piece, read_prompts, branch_logprobs, last_logprobs)
+LAYER_PROGRAMS: tuple[Any, ...] = (
+    *(begin_piece, run_layer, end_piece, draw_first),
+    *(insert_layer_row, resize_layer, take_layer_rows),
+)
+LAYERS_PER_DECODER = 16  # so many programs of a layer take about as much memory as one of a decoder
 
 
 def count_programs() -> int:
-    """Return how many compiled programs of generation are held, of all models."""
-    return sum(program._cache_size() for program in PROGRAMS)
+    """Return how many compiled programs of generation are held, of all models, in programs of a whole decoder."""
+    num_small = sum(program._cache_size() for program in LAYER_PROGRAMS)
+    return sum(program._cache_size() for program in DECODER_PROGRAMS) + num_small // LAYERS_PER_DECODER
 
 
 def bound_programs(max_programs: int) -> None:
     """Let all of them go when they are more than `max_programs`."""
     if count_programs() > max_programs:
-        for program in PROGRAMS:
+        for program in (*DECODER_PROGRAMS, *LAYER_PROGRAMS):
             program.clear_cache()

@@ -1,0 +1,278 @@
+"""Rows in flight: the rows of a batch that decode together, where one that ends makes room for one that waits.
+
+A step costs what its batch costs, and answers differ in length several times over; so no row waits for the longest of
+its batch. Rows wait in an order in which neighbours share much (`prefix_cache.admission_order`). Those that fit are
+read, with what they share with a prompt read before taken from there, and put into the batch's cache; all decode
+for a few steps; the host takes the new tokens, lets go of the rows that ended, and admits others. All that a row is
+besides its cache is kept on the host.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import jax.numpy as jnp
+import numpy as np
+
+from hierrouter_jax.core.text import FinishReason, Sampling
+from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, fits_memory, slot_bucket
+from hierrouter_jax.llm.cache import KVCache, empty_cache, insert_rows, resize_cache, take_rows
+from hierrouter_jax.llm.decode_loop import NO_TOKEN, DecodeState, decode_chunk
+from hierrouter_jax.llm.decoder import DecoderModel
+from hierrouter_jax.llm.prefix_cache import (
+    SMALLEST_SHARED,
+    PrefixCache,
+    PrefixEntry,
+    admission_order,
+    rows_from_prefix,
+    shared_length,
+)
+from hierrouter_jax.llm.reading import PromptReader, draw_first, padded_length
+from hierrouter_jax.llm.sampling import sampling_mode, stack_samplings
+
+IsComplete = Callable[[int, Sequence[int]], bool]
+FEW_ROWS = 8  # so few rows are somebody waiting for answers: their prompts are kept for what is asked next
+
+
+@dataclass(kw_only=True)
+class Row:
+    """One prompt on its way."""
+
+    index: int  # in the caller's order
+    prompt: Sequence[int]
+    budget: int
+    sampling: Sampling
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    num_shared_with_next: int = 0  # tokens that this prompt and the next in the order of admission begin with
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and answer so far, the last of which is not in the cache yet."""
+        return len(self.prompt) + len(self.token_ids)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the prompt and of the longest answer."""
+        return len(self.prompt) + self.budget
+
+
+@dataclass(kw_only=True)
+class TokenCounts:
+    """Tokens that answers were charged for, and tokens that were computed for them, padding and idle rows included."""
+
+    billed_prompt: int = 0
+    billed_new: int = 0
+    computed_prompt: int = 0
+    computed_new: int = 0
+
+    def add(self, other: TokenCounts) -> None:
+        """Add the counts of another."""
+        self.billed_prompt += other.billed_prompt
+        self.billed_new += other.billed_new
+        self.computed_prompt += other.computed_prompt
+        self.computed_new += other.computed_new
+
+
+class InFlightBatch:
+    """Answers rows with one model; `finished` hands them over as they end."""
+
+    def __init__(
+        self,
+        model: DecoderModel,
+        rows: Sequence[Row],
+        *,
+        stop_ids: np.ndarray,
+        is_complete: IsComplete | None,
+        limits: BatchLimits,
+        prefixes: PrefixCache,
+        counts: TokenCounts,
+    ) -> None:
+        self._model, self._limits, self._prefixes, self._counts = model, limits, prefixes, counts
+        self._stop_ids, self._stops, self._is_complete = stop_ids, frozenset(stop_ids.tolist()), is_complete
+        self._mode = sampling_mode([row.sampling for row in rows])
+        self._waiting = _queue(rows)
+        self._keeps_all = len(rows) <= FEW_ROWS
+        self._places: list[Row | None] = []  # the batch's rows; None is free
+        self._cache: KVCache | None = None
+        self._reader = PromptReader(model)
+
+    def finished(self) -> Iterator[list[Row]]:
+        """Yield the rows that ended since the last time, until none is left; work goes on when more are asked for."""
+        while self._waiting or self._running():
+            num_free = self._num_free()
+            self._arrange(batch_bucket(len(self._running()) + num_free))
+            ended = self._admit(num_free)
+            if self._running():
+                ended += self._decode()
+            if ended:
+                yield ended
+
+    def _running(self) -> list[Row]:
+        return [row for row in self._places if row is not None]
+
+    def _num_free(self) -> int:
+        """Return how many of the rows that wait first fit beside those that run."""
+        num_running = len(self._running())
+        longest = max((row.most_tokens for row in self._running()), default=0)
+        for num_free, row in enumerate(self._waiting):
+            num_rows, longest = num_running + num_free + 1, max(longest, row.most_tokens)
+            if num_rows > self._limits.max_batch or not fits_memory(self._model, num_rows, longest, self._limits):
+                return num_free
+        return len(self._waiting)
+
+    def _arrange(self, num_places: int) -> None:
+        """Give the batch that many places, the running rows first."""
+        if num_places == len(self._places):
+            return
+        kept = [place for place, row in enumerate(self._places) if row is not None]
+        if self._cache is not None:
+            spare = [0] * (num_places - len(kept))  # what is in a free place is never seen
+            self._cache = take_rows(self._cache, np.array(kept + spare, np.int32))
+        self._places = [self._places[place] for place in kept] + [None] * (num_places - len(kept))
+
+    def _admit(self, num_free: int) -> list[Row]:
+        """Read as many of the waiting rows; return those that ended with their first token."""
+        ended: list[Row] = []
+        while num_free > 0:
+            group, num_shared, entry = self._next_group(num_free)
+            num_free -= len(group)
+            cache = self._read(group, num_shared, entry)
+            going = [source for source, row in enumerate(group) if row.finish_reason is None]
+            ended += [row for row in group if row.finish_reason is not None]
+            if going:
+                self._place(group, cache, going)
+        return ended
+
+    def _next_group(self, num_free: int) -> tuple[list[Row], int, PrefixEntry | None]:
+        """Take rows off the queue that are read together: they share a beginning with one entry, and nothing more."""
+        num_shared, entry = self._prefixes.longest(self._waiting[0].prompt)
+        group: list[Row] = []
+        width = 0
+        for row in self._waiting:
+            width = max(width, padded_length(max(1, len(row.prompt) - num_shared)))
+            if group and not (
+                len(group) < num_free
+                and (len(group) + 1) * width <= self._limits.max_read_tokens
+                and group[-1].num_shared_with_next < num_shared + SMALLEST_SHARED
+                and _shares(row, num_shared, entry)
+            ):
+                break
+            group.append(row)
+        size = (batch_bucket(len(group) + 1) + 1) // 2  # a power of two: few sizes, few programs
+        return [self._waiting.popleft() for _ in range(size)], num_shared, entry
+
+    def _read(self, group: Sequence[Row], num_shared: int, entry: PrefixEntry | None) -> KVCache:
+        """Read what is not known of the prompts, and draw each row's first token; return their cache."""
+        texts = [row.prompt[num_shared:] for row in group]
+        width = padded_length(max(map(len, texts)))
+        num_slots = slot_bucket(num_shared + width)
+        if entry is None:
+            cache = empty_cache(self._model.config, len(group), num_slots, dtype=self._model.dtype)
+        else:
+            cache = rows_from_prefix(entry, num_shared, num_rows=len(group), num_slots=num_slots)
+        hidden, cache = self._reader.read(cache, texts)
+        sampling = stack_samplings([row.sampling for row in group])
+        tokens, logprobs = draw_first(self._model, hidden, sampling, mode=self._mode)
+        self._counts.computed_prompt += len(group) * width
+        for place, (row, token, logprob) in enumerate(
+            zip(group, np.asarray(tokens).tolist(), np.asarray(logprobs).tolist(), strict=True)
+        ):
+            self._counts.billed_prompt += len(row.prompt)
+            self._take(row, [token], [logprob])
+            if self._keeps_all or row.num_shared_with_next >= num_shared + SMALLEST_SHARED:
+                self._prefixes.add(row.prompt, cache, place)
+        return cache
+
+    def _place(self, group: Sequence[Row], cache: KVCache, sources: Sequence[int]) -> None:
+        """Put the rows of a group that go on into free places of the batch."""
+        batch = self._make_slots(cache.num_slots)
+        free = [place for place, row in enumerate(self._places) if row is None][: len(sources)]
+        self._cache = insert_rows(batch, cache, sources, free)
+        for place, source in zip(free, sources, strict=True):
+            self._places[place] = group[source]
+
+    def _make_slots(self, needed: int) -> KVCache:
+        """Return the batch's cache with as many slots as are needed, or as it has, unless that is far more."""
+        num_slots = slot_bucket(needed)
+        if self._cache is None:
+            self._cache = empty_cache(self._model.config, len(self._places), num_slots, dtype=self._model.dtype)
+        elif num_slots > self._cache.num_slots:
+            self._cache = resize_cache(self._cache, num_slots)
+        return self._cache
+
+    def _decode(self) -> list[Row]:
+        """Decode a few steps; return the rows that ended."""
+        most_slots = max(row.num_tokens for row in self._running()) + self._limits.chunk
+        state = _state_of(self._places, self._make_slots(most_slots))
+        num_ending = max(1, len(self._places) // 16) if self._waiting else len(self._places)
+        state, drawn, logprobs = decode_chunk(
+            self._model, state, self._stop_ids, self._limits.chunk, num_ending,
+            max_steps=self._limits.chunk, mode=self._mode,
+        )  # fmt: skip
+        self._cache = state.cache
+        drawn = np.asarray(drawn)
+        self._counts.computed_new += len(self._places) * int((drawn != NO_TOKEN).any(axis=0).sum())
+        ended = []
+        for place, (ids, values) in enumerate(zip(drawn.tolist(), np.asarray(logprobs).tolist(), strict=True)):
+            row = self._places[place]
+            if row is None:
+                continue
+            self._take(row, ids, values)
+            if row.finish_reason is not None:
+                self._places[place] = None
+                ended.append(row)
+        return ended
+
+    def _take(self, row: Row, ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        """Append new tokens to a row up to the one that ends it, whether by stop token, completeness or budget."""
+        for token, logprob in zip(ids, logprobs, strict=True):
+            if token == NO_TOKEN:
+                return
+            row.token_ids.append(token)
+            row.logprobs.append(logprob)
+            self._counts.billed_new += 1
+            is_complete = self._is_complete is not None and self._is_complete(row.index, row.token_ids)
+            if token in self._stops or is_complete:
+                row.finish_reason = "stop"
+            elif len(row.token_ids) >= row.budget:
+                row.finish_reason = "length"
+            if row.finish_reason is not None:
+                return
+
+
+def _queue(rows: Sequence[Row]) -> deque[Row]:
+    """Return the rows in the order of admission, each with what it shares with the next."""
+    order = admission_order([row.prompt for row in rows], [row.most_tokens for row in rows])
+    queue = deque(rows[index] for index in order)
+    texts = [np.asarray(row.prompt, np.int32) for row in queue]
+    for row, text, following in zip(queue, texts, texts[1:], strict=False):
+        row.num_shared_with_next = shared_length(text, following)
+    return queue
+
+
+def _shares(row: Row, num_shared: int, entry: PrefixEntry | None) -> bool:
+    """Return whether a row begins with the first tokens of an entry, and has others to be read."""
+    if entry is None:
+        return True
+    beginning = np.asarray(row.prompt[:num_shared], np.int32)
+    return len(row.prompt) > num_shared and shared_length(beginning, entry.token_ids) == num_shared
+
+
+def _state_of(places: Sequence[Row | None], cache: KVCache) -> DecodeState:
+    """Return what the device needs to know of the rows; a free place is done."""
+    rows = [row if row is not None else _NOBODY for row in places]
+    return DecodeState(
+        cache=replace(cache, lengths=jnp.array([row.num_tokens - 1 for row in rows], jnp.int32)),
+        last_tokens=jnp.array([row.token_ids[-1] for row in rows], jnp.int32),
+        num_new=jnp.array([len(row.token_ids) for row in rows], jnp.int32),
+        budgets=jnp.array([row.budget for row in rows], jnp.int32),
+        is_done=jnp.array([row is None for row in places]),
+        sampling=stack_samplings([row.sampling for row in rows]),
+    )
+
+
+_NOBODY = Row(index=-1, prompt=(), budget=1, sampling=Sampling(), token_ids=[0], logprobs=[0.0])

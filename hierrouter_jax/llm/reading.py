@@ -1,0 +1,150 @@
+"""Reading: tokens go into caches behind what is there already, layer by layer.
+
+On CPU each kind of layer is a program of its own, called once a layer: reading takes far longer than the calls, and a
+small program compiles in a fraction of a second where a whole decoder takes several, so that sizes can be fine and
+little is padded. On other devices, where calls would be what one waits for, the layers are one program. A long text is
+read in pieces, which bounds both the number of programs and the memory that attention's scores take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from hierrouter_jax.llm.batching import pad_tokens
+from hierrouter_jax.llm.cache import Keys, KVCache, Values
+from hierrouter_jax.llm.decoder import DecoderModel, Layer
+from hierrouter_jax.llm.sampling import SamplingMode, SamplingRows, draw_tokens, token_logprobs
+
+LONGEST_PIECE = 256
+FINE, COARSE = 16, 32  # tokens that pieces are padded to a multiple of, up to half of the longest and beyond
+
+
+def piece_bucket(num_tokens: int) -> int:
+    """Return the padded length of a piece."""
+    multiple = FINE if num_tokens <= LONGEST_PIECE // 2 else COARSE
+    return -(-num_tokens // multiple) * multiple
+
+
+def pieces(num_tokens: int) -> list[int]:
+    """Return the padded lengths of the pieces that tokens are read in."""
+    num_whole, rest = divmod(num_tokens, LONGEST_PIECE)
+    return [LONGEST_PIECE] * num_whole + ([piece_bucket(rest)] if rest else [])
+
+
+def padded_length(num_tokens: int) -> int:
+    """Return how many tokens are computed where `num_tokens` are read."""
+    return sum(pieces(num_tokens))
+
+
+class PromptReader:
+    """Reads tokens with one model. `by_layers` is whether each layer is a program of its own (by default on CPU)."""
+
+    def __init__(self, model: DecoderModel, *, by_layers: bool | None = None) -> None:
+        self.model = model
+        by_layers = jax.default_backend() == "cpu" if by_layers is None else by_layers
+        self._layers = [nnx.split(layer) for layer in model.module().layers] if by_layers else None
+
+    def read(self, cache: KVCache, rows: Sequence[Sequence[int]]) -> tuple[Float[Array, "batch embed"], KVCache]:
+        """Put each row's tokens (at least one) behind what the cache holds; return the state after its last one.
+
+        States are normalised, ready for logits. There must be room for the padded length of the longest row. The
+        cache is given up; the one returned has the new lengths.
+        """
+        starts, sizes = np.asarray(cache.lengths), np.array([len(row) for row in rows], np.int32)
+        keys, values, done, states = cache.keys, cache.values, 0, []
+        for width in pieces(int(sizes.max())):
+            tokens, _ = pad_tokens([row[done : done + width] for row in rows], len(rows), width)
+            ends = np.clip(sizes - 1 - done, 0, width - 1).astype(np.int32)
+            state, keys, values = self._read_piece(keys, values, tokens, starts + np.int32(done), ends)
+            states.append(state)
+            done += width
+        last = states[0] if len(states) == 1 else jnp.stack(states)[(sizes - 1) // LONGEST_PIECE, np.arange(len(rows))]
+        return last, KVCache(keys=keys, values=values, lengths=jnp.asarray(starts + sizes))
+
+    def _read_piece(
+        self,
+        keys: tuple[Keys, ...],
+        values: tuple[Values, ...],
+        tokens: Int[np.ndarray, "batch time"],
+        starts: Int[np.ndarray, " batch"],
+        ends: Int[np.ndarray, " batch"],
+    ) -> tuple[Float[Array, "batch embed"], tuple[Keys, ...], tuple[Values, ...]]:
+        """Return the state after token `ends` of each row, and all keys and values."""
+        if self._layers is None:
+            return read_piece(self.model, keys, values, tokens, starts, ends)
+        x, positions, angles = begin_piece(self.model, tokens, starts)
+        pairs = []
+        for index, (graphdef, params) in enumerate(self._layers):
+            angle = angles[self.model.config.is_local(index)]
+            x, pair = run_layer(graphdef, params, x, positions, angle, keys[index], values[index])
+            pairs.append(pair)
+        return end_piece(self.model, x, ends), tuple(key for key, _ in pairs), tuple(value for _, value in pairs)
+
+
+@partial(jax.jit, donate_argnames=("keys", "values"))
+def read_piece(
+    model: DecoderModel,
+    keys: tuple[Keys, ...],
+    values: tuple[Values, ...],
+    tokens: Int[Array, "batch time"],
+    starts: Int[Array, " batch"],
+    ends: Int[Array, " batch"],
+) -> tuple[Float[Array, "batch embed"], tuple[Keys, ...], tuple[Values, ...]]:
+    """Read one piece of every row in one program."""
+    cache = KVCache(keys=keys, values=values, lengths=starts)
+    hidden, cache = model.module().hidden_states(tokens, _positions(tokens, starts), cache)
+    last = jnp.take_along_axis(hidden, ends[:, None, None], axis=1)[:, 0]
+    return last, cache.keys, cache.values
+
+
+@jax.jit
+def begin_piece(
+    model: DecoderModel, tokens: Int[Array, "batch time"], starts: Int[Array, " batch"]
+) -> tuple[Float[Array, "batch time embed"], Int[Array, "batch time"], dict[bool, Float[Array, "batch time half"]]]:
+    """Return what the first layer gets: embedded tokens, positions, rotary angles."""
+    positions = _positions(tokens, starts)
+    x, angles = model.module().embed_tokens(tokens, positions)
+    return x, positions, angles
+
+
+@partial(jax.jit, static_argnames=("graphdef",), donate_argnames=("x", "keys", "values"))
+def run_layer(
+    graphdef: nnx.GraphDef[Layer],
+    params: nnx.State,
+    x: Float[Array, "batch time embed"],
+    positions: Int[Array, "batch time"],
+    angles: Float[Array, "batch time half"],
+    keys: Keys,
+    values: Values,
+) -> tuple[Float[Array, "batch time embed"], tuple[Keys, Values]]:
+    """Return one layer's output, and its keys and values with the piece's in them."""
+    return nnx.merge(graphdef, params)(x, positions, angles, (keys, values))
+
+
+@jax.jit
+def end_piece(
+    model: DecoderModel, x: Float[Array, "batch time embed"], ends: Int[Array, " batch"]
+) -> Float[Array, "batch embed"]:
+    """Return the normalised states behind the last layer, of token `ends` of each row."""
+    return model.module().final_norm(jnp.take_along_axis(x, ends[:, None, None], axis=1)[:, 0])
+
+
+@partial(jax.jit, static_argnames=("mode",))
+def draw_first(
+    model: DecoderModel, hidden: Float[Array, "batch embed"], sampling: SamplingRows, *, mode: SamplingMode
+) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
+    """Return the first new token of every row and its log-probability."""
+    logits = model.module().logits(hidden)
+    first = draw_tokens(logits, sampling, jnp.zeros(hidden.shape[0], jnp.int32), mode=mode)
+    return first, token_logprobs(logits, first)
+
+
+def _positions(tokens: Int[Array, "batch time"], starts: Int[Array, " batch"]) -> Int[Array, "batch time"]:
+    return starts[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]

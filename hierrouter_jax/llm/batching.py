@@ -28,8 +28,9 @@ class BatchLimits:
     `max_batch` rows decode together, fewer where their caches would exceed `max_cache_bytes`. Prompts of up to
     `max_read_tokens`, padding included, are read together (one prompt at least); where prompts are only scored, up to
     `max_prefill_tokens`. The host looks at the rows every `chunk` steps at least. At most `max_prefix_bytes` of a
-    model's prompts are kept for others that begin alike; 0 keeps none. Beyond `max_programs` compiled programs, all
-    are let go (see `programs`).
+    model's prompts are kept for others that begin alike; 0 keeps none. Where at most `max_lookup_batch` rows decode,
+    up to `lookup_length` tokens that a row may repeat are checked in one step; 0 rows checks none. Beyond
+    `max_programs` compiled programs, all are let go (see `programs`).
     """
 
     max_batch: int = 64
@@ -37,6 +38,8 @@ class BatchLimits:
     max_prefill_tokens: int = 4096
     max_cache_bytes: int = 4 * 2**30
     max_prefix_bytes: int = 2**29
+    max_lookup_batch: int = 2
+    lookup_length: int = 7
     chunk: int = 8
     max_programs: int = 64
 
@@ -45,8 +48,9 @@ class BatchLimits:
         for name in ("max_batch", "max_read_tokens", "max_prefill_tokens", "max_cache_bytes", "chunk", "max_programs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, but is {getattr(self, name)}.")
-        if self.max_prefix_bytes < 0:
-            raise ConfigError(f"max_prefix_bytes must be >= 0, but is {self.max_prefix_bytes}.")
+        for name in ("max_prefix_bytes", "max_lookup_batch", "lookup_length"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be >= 0, but is {getattr(self, name)}.")
 
 
 def device_limits() -> BatchLimits:
@@ -66,6 +70,7 @@ def device_limits() -> BatchLimits:
         max_read_tokens=4096,
         max_cache_bytes=max(2**28, free // 2),
         max_prefix_bytes=free // 16,
+        max_lookup_batch=16,
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from hierrouter_jax.core.text import FinishReason, Sampling
 from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, fits_memory, slot_bucket
@@ -29,6 +30,7 @@ from hierrouter_jax.llm.prefix_cache import (
     rows_from_prefix,
     shared_length,
 )
+from hierrouter_jax.llm.prompt_lookup import SHORTEST_MATCH, next_match_length, propose, verify_proposals
 from hierrouter_jax.llm.reading import PromptReader, draw_first, padded_length
 from hierrouter_jax.llm.sampling import sampling_mode, stack_samplings
 
@@ -47,6 +49,7 @@ class Row:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    match_length: int = SHORTEST_MATCH  # of the newest tokens with earlier ones, for the tokens there to be proposed
     num_shared_with_next: int = 0  # tokens that this prompt and the next in the order of admission begin with
 
     @property
@@ -205,23 +208,53 @@ class InFlightBatch:
         return self._cache
 
     def _decode(self) -> list[Row]:
-        """Decode a few steps; return the rows that ended."""
-        most_slots = max(row.num_tokens for row in self._running()) + self._limits.chunk
-        state = _state_of(self._places, self._make_slots(most_slots))
-        num_ending = max(1, len(self._places) // 16) if self._waiting else len(self._places)
-        state, drawn, logprobs = decode_chunk(
-            self._model, state, self._stop_ids, self._limits.chunk, num_ending,
-            max_steps=self._limits.chunk, mode=self._mode,
-        )  # fmt: skip
+        """Decode a few steps, or check what rows may repeat in one; return the rows that ended."""
+        proposals = self._propose()
+        num_slots = max(row.num_tokens for row in self._running()) + max(self._limits.chunk, proposals.shape[1])
+        state = _state_of(self._places, self._make_slots(num_slots))
+        if proposals.size:
+            state, drawn, logprobs = verify_proposals(self._model, state, proposals)
+            num_computed = drawn.size
+        else:
+            num_ending = max(1, len(self._places) // 16) if self._waiting else len(self._places)
+            state, drawn, logprobs = decode_chunk(
+                self._model, state, self._stop_ids, self._limits.chunk, num_ending,
+                max_steps=self._limits.chunk, mode=self._mode,
+            )  # fmt: skip
+            num_computed = len(self._places) * int((np.asarray(drawn) != NO_TOKEN).any(axis=0).sum())
         self._cache = state.cache
-        drawn = np.asarray(drawn)
-        self._counts.computed_new += len(self._places) * int((drawn != NO_TOKEN).any(axis=0).sum())
+        self._counts.computed_new += num_computed
+        return self._take_all(np.asarray(drawn), np.asarray(logprobs), proposals)
+
+    def _propose(self) -> Int[np.ndarray, "batch proposal"]:
+        """Return what each row may say next, padded; without columns where nothing is to be proposed."""
+        nothing = np.empty((len(self._places), 0), np.int32)
+        if self._mode != "greedy" or len(self._places) > self._limits.max_lookup_batch:
+            return nothing
+        proposals = np.full((len(self._places), self._limits.lookup_length), NO_TOKEN, np.int32)
+        for place, row in enumerate(self._places):
+            if row is not None:
+                text = np.array([*row.prompt, *row.token_ids], np.int32)
+                own = propose(text, match_length=row.match_length, num_tokens=self._limits.lookup_length)
+                proposals[place, : len(own)] = own
+        return proposals if (proposals != NO_TOKEN).any() else nothing
+
+    def _take_all(
+        self,
+        drawn: Int[np.ndarray, "batch time"],
+        logprobs: Float[np.ndarray, "batch time"],
+        proposals: Int[np.ndarray, "batch proposal"],
+    ) -> list[Row]:
+        """Give every row its new tokens; return the rows that ended, whose places are free now."""
         ended = []
-        for place, (ids, values) in enumerate(zip(drawn.tolist(), np.asarray(logprobs).tolist(), strict=True)):
+        for place, (ids, values) in enumerate(zip(drawn.tolist(), logprobs.tolist(), strict=True)):
             row = self._places[place]
             if row is None:
                 continue
             self._take(row, ids, values)
+            if (proposals[place] != NO_TOKEN).any():
+                num_accepted = int((drawn[place] != NO_TOKEN).sum()) - 1
+                row.match_length = next_match_length(row.match_length, num_accepted)
             if row.finish_reason is not None:
                 self._places[place] = None
                 ended.append(row)

@@ -7,8 +7,10 @@ of earlier prompts, changes no answer (up to rounding: two tokens whose logits d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import jax
 
 from hierrouter_jax.core.errors import ConfigError, PromptTooLongError
 from hierrouter_jax.core.text import EncodedRequest, GenerationRequest, ModelCard, Response
@@ -18,13 +20,16 @@ from hierrouter_jax.llm.engine import AnsweredBatch
 from hierrouter_jax.llm.generation import GeneratedTokens, stream_tokens
 from hierrouter_jax.llm.in_flight import IsComplete, TokenCounts
 from hierrouter_jax.llm.likelihood import option_logprobs
+from hierrouter_jax.llm.placement import replicate_model
 from hierrouter_jax.llm.pool import Pool
-from hierrouter_jax.llm.prefix_cache import PrefixCache
+from hierrouter_jax.llm.prefix_cache import PrefixCache, admission_order
 from hierrouter_jax.llm.programs import bound_programs
+from hierrouter_jax.llm.side_by_side import side_by_side
 from hierrouter_jax.llm.tokenizer import Tokenizer
 
 # A token may hold no whole character, so a stop string is looked for in this many more tokens than it has characters.
 _SPARE_TOKENS = 8
+_LONGEST_RUN = 16  # requests that are neighbours and go to one device
 
 
 class FlaxEngine:
@@ -34,8 +39,8 @@ class FlaxEngine:
         """Answer from `pool`; `limits` bound the batches."""
         self._pool = pool
         self._limits = device_limits() if limits is None else limits
-        self._prefixes: dict[str, tuple[DecoderModel, PrefixCache]] = {}
-        self._counts = TokenCounts()
+        self._replicas: dict[str, tuple[DecoderModel, list[_Replica]]] = {}
+        self._counts: list[TokenCounts] = []
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:
@@ -45,7 +50,10 @@ class FlaxEngine:
     @property
     def token_counts(self) -> TokenCounts:
         """Tokens billed and computed by this engine since it was made; those of ranked options are not among them."""
-        return replace(self._counts)
+        total = TokenCounts()
+        for counts in self._counts:
+            total.add(counts)
+        return total
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
         """Return what determines the response.
@@ -79,55 +87,102 @@ class FlaxEngine:
         return [responses[index] for index in range(len(requests))]
 
     def generate_iter(self, requests: Sequence[GenerationRequest]) -> Iterator[AnsweredBatch]:
-        """Answer the requests, model after model, and yield those that end together; the others stay in flight."""
+        """Answer the requests, model after model, and yield those that end together; the others stay in flight.
+
+        With several devices each works on, at most one batch ahead of what was taken.
+        """
         encoded = [self.encode(request) for request in requests]
         for card in self.cards:
             own = [index for index, request in enumerate(requests) if request.model == card.name]
-            ranked = [index for index in own if encoded[index].options]
-            written = [index for index in own if not encoded[index].options]
-            if written:
-                yield from self._write(card.name, written, [encoded[index] for index in written])
-            ranked.sort(key=lambda index: -len(encoded[index].token_ids))
-            for start in range(0, len(ranked), self._limits.max_batch):
-                bound_programs(self._limits.max_programs)
-                batch = ranked[start : start + self._limits.max_batch]
-                yield list(zip(batch, self._rank(card.name, [encoded[index] for index in batch]), strict=True))
+            for answer, is_ranked in ((self._write, False), (self._rank, True)):
+                indices = [index for index in own if bool(encoded[index].options) == is_ranked]
+                if indices:
+                    yield from self._answer(card.name, answer, indices, encoded)
 
-    def _write(self, model: str, indices: Sequence[int], asked: Sequence[EncodedRequest]) -> Iterator[AnsweredBatch]:
+    def _answer(
+        self, model: str, answer: _Answer, indices: Sequence[int], encoded: Sequence[EncodedRequest]
+    ) -> Iterator[AnsweredBatch]:
+        """Answer the requests of those indices on every device that holds the model."""
+        replicas = self._replicas_of(model)
+        shares = _shares(indices, encoded, len(replicas))
+        streams = [
+            answer(model, replica, share, [encoded[index] for index in share])
+            for replica, share in zip(replicas, shares, strict=False)
+        ]
+        devices = self._pool.devices
+        context = None if len(streams) == 1 else lambda replica: jax.default_device(devices[replica])
+        for batch in side_by_side(streams, context=context):
+            bound_programs(self._limits.max_programs)
+            yield batch
+
+    def _write(
+        self, model: str, replica: _Replica, indices: Sequence[int], asked: Sequence[EncodedRequest]
+    ) -> Iterator[AnsweredBatch]:
         """Generate text for the requests of those indices."""
-        tokenizer, decoder = self._pool.tokenizer(model), self._pool.decoder(model)
+        tokenizer = self._pool.tokenizer(model)
         batches = stream_tokens(
-            decoder,
+            replica.decoder,
             [one.token_ids for one in asked],
             max_new_tokens=[one.max_new_tokens for one in asked],
             samplings=[one.sampling for one in asked],
             stop_token_ids=tokenizer.stop_token_ids,
             is_complete=_stop_string_test(tokenizer, asked),
             limits=self._limits,
-            prefixes=self._prefixes_of(model, decoder),
-            counts=self._counts,
+            prefixes=replica.prefixes,
+            counts=replica.counts,
         )
         for batch in batches:
-            bound_programs(self._limits.max_programs)
             yield [(indices[row], _written_response(tokenizer, asked[row], produced)) for row, produced in batch]
 
-    def _prefixes_of(self, model: str, decoder: DecoderModel) -> PrefixCache:
-        """Return the prompts kept of a model; those of a decoder that is no longer held go with it."""
-        kept = self._prefixes.get(model)
-        if kept is None or kept[0] is not decoder:
-            resident = self._pool.resident
-            self._prefixes = {name: pair for name, pair in self._prefixes.items() if name in resident and name != model}
-            self._prefixes[model] = kept = (decoder, PrefixCache(self._limits.max_prefix_bytes))
-        return kept[1]
-
-    def _rank(self, model: str, batch: Sequence[EncodedRequest]) -> list[Response]:
+    def _rank(
+        self, model: str, replica: _Replica, indices: Sequence[int], asked: Sequence[EncodedRequest]
+    ) -> Iterator[AnsweredBatch]:
         """Rank options by their likelihood."""
         tokenizer = self._pool.tokenizer(model)
-        options = [[_option_ids(tokenizer, option) for option in one.options] for one in batch]
-        scores = option_logprobs(
-            self._pool.decoder(model), [one.token_ids for one in batch], options, limits=self._limits
-        )
-        return [_ranked_response(one, row) for one, row in zip(batch, scores, strict=True)]
+        for start in range(0, len(indices), self._limits.max_batch):
+            batch = asked[start : start + self._limits.max_batch]
+            options = [[_option_ids(tokenizer, option) for option in one.options] for one in batch]
+            prompts = [one.token_ids for one in batch]
+            scores = option_logprobs(replica.decoder, prompts, options, limits=self._limits)
+            responses = [_ranked_response(one, row) for one, row in zip(batch, scores, strict=True)]
+            yield list(zip(indices[start : start + self._limits.max_batch], responses, strict=True))
+
+    def _replicas_of(self, model: str) -> list[_Replica]:
+        """Return the model on every device, with the prompts kept there; those of models no longer held are let go."""
+        decoder = self._pool.decoder(model)
+        held = self._replicas.get(model)
+        if held is None or held[0] is not decoder:
+            resident = self._pool.resident
+            self._replicas = {name: pair for name, pair in self._replicas.items() if name in resident}
+            copies = replicate_model(decoder, self._pool.devices)
+            replicas = [_Replica(decoder=copy, prefixes=PrefixCache(self._limits.max_prefix_bytes)) for copy in copies]
+            self._counts += [replica.counts for replica in replicas]
+            self._replicas[model] = held = (decoder, replicas)
+        return held[1]
+
+
+@dataclass(kw_only=True)
+class _Replica:
+    """A model on one device."""
+
+    decoder: DecoderModel
+    prefixes: PrefixCache
+    counts: TokenCounts = field(default_factory=TokenCounts)
+
+
+_Answer = Callable[[str, _Replica, Sequence[int], Sequence[EncodedRequest]], Iterator[AnsweredBatch]]
+
+
+def _shares(indices: Sequence[int], encoded: Sequence[EncodedRequest], num_shares: int) -> list[list[int]]:
+    """Deal requests out, in runs of neighbours that share much, so that every device gets long and short ones."""
+    asked = [encoded[index] for index in indices]
+    order = admission_order(
+        [one.token_ids for one in asked], [len(one.token_ids) + one.max_new_tokens for one in asked]
+    )
+    run = max(1, min(_LONGEST_RUN, -(-len(order) // num_shares)))
+    runs = [order[start : start + run] for start in range(0, len(order), run)]
+    dealt = [[indices[row] for own in runs[share::num_shares] for row in own] for share in range(num_shares)]
+    return [share for share in dealt if share]
 
 
 def _longest_answer(request: GenerationRequest, tokenizer: Tokenizer) -> int:

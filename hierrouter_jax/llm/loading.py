@@ -19,6 +19,7 @@ from hierrouter_jax.llm.config import DecoderConfig
 from hierrouter_jax.llm.decoder import DecoderModel, abstract_leaves, decoder_from_leaves
 from hierrouter_jax.llm.families.family import Family
 from hierrouter_jax.llm.families.registry import family_for_gguf, family_for_hf
+from hierrouter_jax.llm.placement import Layout, default_devices, device_bytes, is_sharded, leaf_placer
 from hierrouter_jax.weights.gguf_reader import GGUFReader
 from hierrouter_jax.weights.plan import HeadCounts, load_leaves, make_plan
 from hierrouter_jax.weights.readers import open_reader
@@ -97,12 +98,26 @@ def check_tensors(checkpoint: Checkpoint) -> None:
     )
 
 
-def load_decoder(checkpoint: Checkpoint, *, is_quiet: bool = False) -> DecoderModel:
-    """Read the parameters onto the default device, leaf by leaf.
+def default_dtype() -> WeightsDtype:
+    """Return the type of parameters where none is stated: half the bytes where the hardware multiplies them as fast."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def load_decoder(
+    checkpoint: Checkpoint,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    layout: Layout = "auto",
+    is_quiet: bool = False,
+) -> DecoderModel:
+    """Read the parameters onto the first of the devices or, where they do not fit it, cut over all, leaf by leaf.
 
     Raises `WeightsError` that lists every tensor that is missing, surplus or of another shape, before reading any.
     """
     reader = open_reader(checkpoint.files.weights)
+    devices = default_devices() if devices is None else devices
+    limit_bytes = device_bytes(devices[0])
+    is_cut = is_sharded(layout, checkpoint.size_bytes, num_devices=len(devices), limit_bytes=limit_bytes)
     leaves = load_leaves(
         _rules(checkpoint),
         checkpoint.config.num_layers,
@@ -110,7 +125,7 @@ def load_decoder(checkpoint: Checkpoint, *, is_quiet: bool = False) -> DecoderMo
         checkpoint.leaves,
         heads=_heads(checkpoint),
         ignorable=checkpoint.family.ignorable_tensors,
-        place=jax.device_put,
+        place=leaf_placer(devices, is_sharded=is_cut),
         description=f"loading {checkpoint.files.folder.name}",
         is_quiet=is_quiet,
     )

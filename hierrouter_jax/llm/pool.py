@@ -17,16 +17,26 @@ import math
 import threading
 import tomllib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from hierrouter_jax.core.configs import from_json_dict
 from hierrouter_jax.core.errors import ConfigError, raise_all
 from hierrouter_jax.core.text import ModelCard, PromptStyle, pool_digest
 from hierrouter_jax.llm.decoder import DecoderModel
-from hierrouter_jax.llm.loading import Checkpoint, WeightsDtype, check_tensors, load_decoder, open_checkpoint
+from hierrouter_jax.llm.loading import (
+    Checkpoint,
+    WeightsDtype,
+    check_tensors,
+    default_dtype,
+    load_decoder,
+    open_checkpoint,
+)
+from hierrouter_jax.llm.placement import Layout, default_devices
 from hierrouter_jax.llm.tokenizer import Tokenizer, load_tokenizer
 from hierrouter_jax.weights.sources import ResolvedFiles, parse_source, resolve
 
@@ -37,7 +47,9 @@ _GIBIBYTE = 2**30
 class ModelSpec:
     """One candidate of a pool, as the TOML file states it.
 
-    `base_rate` is by default the number of active parameters. `context_window` caps the model's own. Prices are USD
+    `dtype` is by default bfloat16 on accelerators and float32 on CPU; it is part of a pool's identity. `layout` says
+    where parameters lie when there are several devices (see `placement`). `base_rate` is by default the number of
+    active parameters. `context_window` caps the model's own. Prices are USD
     per million tokens; the times are seconds a token, as measured.
     """
 
@@ -45,7 +57,8 @@ class ModelSpec:
     source: str
     max_new_tokens: int
     sha256: str | None = None
-    dtype: WeightsDtype = "float32"
+    dtype: WeightsDtype | None = None
+    layout: Layout = "auto"
     prompt_style: PromptStyle = "chat"
     base_rate: float | None = None
     context_window: int | None = None
@@ -96,10 +109,19 @@ class PoolSpec:
 class Pool:
     """Models by name: cards and tokenizers at once, decoders when asked for."""
 
-    def __init__(self, spec: PoolSpec, checkpoints: Mapping[str, Checkpoint], *, cache_dir: Path | None = None,
-                 is_quiet: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        spec: PoolSpec,
+        checkpoints: Mapping[str, Checkpoint],
+        *,
+        cache_dir: Path | None = None,
+        devices: Sequence[jax.Device] | None = None,
+        is_quiet: bool = False,
+    ) -> None:
         """Hold opened checkpoints; `load_pool` makes them. Raises `ConfigError` for a model beyond the budget."""
         self._checkpoints = dict(checkpoints)
+        self._layouts = {model.name: model.layout for model in spec.models}
+        self.devices = default_devices() if devices is None else tuple(devices)
         self._cache_dir = cache_dir
         self._is_quiet = is_quiet
         self._budget_bytes = None if spec.memory_budget_gib is None else int(spec.memory_budget_gib * _GIBIBYTE)
@@ -150,7 +172,9 @@ class Pool:
             checkpoint = self._checkpoints[self._known(name)]
             if name not in self._decoders:
                 self._make_room(checkpoint.size_bytes)
-                self._decoders[name] = load_decoder(checkpoint, is_quiet=self._is_quiet)
+                self._decoders[name] = load_decoder(
+                    checkpoint, devices=self.devices, layout=self._layouts[name], is_quiet=self._is_quiet
+                )
             self._decoders.move_to_end(name)
             return self._decoders[name]
 
@@ -209,8 +233,16 @@ def read_pool_spec(path: Path) -> PoolSpec:
     )
 
 
-def load_pool(spec: PoolSpec | Path | str, *, cache_dir: Path | None = None, is_quiet: bool = False) -> Pool:
+def load_pool(
+    spec: PoolSpec | Path | str,
+    *,
+    cache_dir: Path | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    is_quiet: bool = False,
+) -> Pool:
     """Open a pool: fetch what is not on this machine, check digests, read headers, compare tensors with the model's.
+
+    `devices` are those that models are placed on: by default all of this process, of a CPU one.
 
     Raises `ConfigError` for mistakes in the spec, `WeightsError` for files that cannot be had or used.
     """
@@ -221,9 +253,9 @@ def load_pool(spec: PoolSpec | Path | str, *, cache_dir: Path | None = None, is_
         files = resolve(
             model.source, cache_dir=cache_dir, sha256=model.sha256, base_dir=spec.base_dir, is_quiet=is_quiet
         )
-        checkpoints[model.name] = open_checkpoint(files, dtype=model.dtype)
+        checkpoints[model.name] = open_checkpoint(files, dtype=model.dtype or default_dtype())
         check_tensors(checkpoints[model.name])
-    return Pool(spec, checkpoints, cache_dir=cache_dir, is_quiet=is_quiet)
+    return Pool(spec, checkpoints, cache_dir=cache_dir, devices=devices, is_quiet=is_quiet)
 
 
 def _card(model: ModelSpec, checkpoint: Checkpoint) -> ModelCard:

@@ -55,21 +55,21 @@ def load_leaves(
     *,
     heads: HeadCounts | None = None,
     ignorable: Sequence[str] = (),
-    place: Callable[[np.ndarray], Any] = lambda values: values,
+    place: Callable[[str, np.ndarray], Any] = lambda _, values: values,
     description: str = "loading weights",
     is_quiet: bool = False,
 ) -> dict[str, Any]:
     """Return the value of every leaf, in the leaf's own shape and dtype.
 
     `leaves` maps dotted names to abstract values. `ignorable` are patterns (as in a shell) of tensors that may be in
-    the file for nobody, besides `IGNORABLE_TENSORS`. `place` receives each finished leaf, for instance to put it on a
-    device at once. Raises `WeightsError` that lists every problem, before any value is read.
+    the file for nobody, besides `IGNORABLE_TENSORS`. `place` receives the name and value of each finished leaf, for
+    instance to put it on a device at once. Raises `WeightsError` that lists every problem, before any value is read.
     """
     plan = make_plan(rules, num_layers, reader.shapes, leaves, heads=heads, ignorable=ignorable)
     values: dict[str, Any] = {}
     with progress_bar(description, len(plan), is_quiet=is_quiet) as advance:
         for item in plan:
-            values[item.leaf] = place(_read_leaf(item, reader, leaves[item.leaf], heads))
+            values[item.leaf] = place(item.leaf, _read_leaf(item, reader, leaves[item.leaf], heads))
             advance(1)
     return values
 

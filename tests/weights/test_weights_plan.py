@@ -110,7 +110,8 @@ def test_an_optional_rule_asks_for_nothing_without_its_leaf():
 def test_every_leaf_is_placed_as_it_is_read():
     reader, placed = DictReader(make_tensors()), []
 
-    def place(values):
+    def place(name, values):
+        assert values.shape == make_leaves()[name].shape
         placed.append((len(reader.names_read), values.shape))
         return "placed"
 

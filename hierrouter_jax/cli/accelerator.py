@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MIN_COMPILE_S = 0.3  # programs that compile faster are not worth a file
+MIN_COMPILE_S = 0.05  # programs that compile faster are not worth a file
 
 
 def keep_compiled_programs() -> None:

@@ -1,7 +1,7 @@
 """How many rows and which sizes go to the device at once: buckets, batches, memory bounds.
 
-Sizes are rounded up to a few buckets because every new size compiles a program. Prompt buckets are finer (four an
-octave) than cache buckets (two an octave): padding a prompt costs compute, an empty slot only a look.
+Sizes are rounded up to a few buckets because every new size compiles a program: batches to powers of two, caches to
+two sizes an octave, since an empty slot costs only a look.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from hierrouter_jax.core.errors import ConfigError, DataError, PromptTooLongErro
 from hierrouter_jax.llm.cache import slot_bytes
 from hierrouter_jax.llm.decoder import DecoderModel
 
-SMALLEST_PROMPT = 32
 SMALLEST_CACHE = 128
 
 
@@ -26,16 +25,14 @@ class BatchLimits:
     """What bounds a batch; the defaults are for CPU, `device_limits` has those of the device at hand.
 
     `max_batch` rows decode together, fewer where their caches would exceed `max_cache_bytes`. Prompts of up to
-    `max_read_tokens`, padding included, are read together (one prompt at least); where prompts are only scored, up to
-    `max_prefill_tokens`. The host looks at the rows every `chunk` steps at least. At most `max_prefix_bytes` of a
-    model's prompts are kept for others that begin alike; 0 keeps none. Where at most `max_lookup_batch` rows decode,
-    up to `lookup_length` tokens that a row may repeat are checked in one step; 0 rows checks none. Beyond
-    `max_programs` compiled programs, all are let go (see `programs`).
+    `max_read_tokens`, padding included, are read together (one prompt at least). The host looks at the rows every
+    `chunk` steps at least. At most `max_prefix_bytes` of a model's prompts are kept for others that begin alike; 0
+    keeps none. Where at most `max_lookup_batch` rows decode, up to `lookup_length` tokens that a row may repeat are
+    checked in one step; 0 rows checks none. Beyond `max_programs` compiled programs, all are let go (see `programs`).
     """
 
     max_batch: int = 64
     max_read_tokens: int = 256
-    max_prefill_tokens: int = 4096
     max_cache_bytes: int = 4 * 2**30
     max_prefix_bytes: int = 2**29
     max_lookup_batch: int = 2
@@ -45,7 +42,7 @@ class BatchLimits:
 
     def __post_init__(self) -> None:
         """Refuse limits under which nothing can run."""
-        for name in ("max_batch", "max_read_tokens", "max_prefill_tokens", "max_cache_bytes", "chunk", "max_programs"):
+        for name in ("max_batch", "max_read_tokens", "max_cache_bytes", "chunk", "max_programs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, but is {getattr(self, name)}.")
         for name in ("max_prefix_bytes", "max_lookup_batch", "lookup_length"):
@@ -90,11 +87,6 @@ def batch_bucket(num_rows: int) -> int:
     return round_up(num_rows, smallest=1, per_octave=1)
 
 
-def prompt_bucket(num_tokens: int) -> int:
-    """Return the padded length of a prompt."""
-    return round_up(num_tokens, smallest=SMALLEST_PROMPT, per_octave=4)
-
-
 def slot_bucket(num_tokens: int) -> int:
     """Return the number of cache slots that holds the tokens."""
     return round_up(num_tokens, smallest=SMALLEST_CACHE, per_octave=2)
@@ -104,43 +96,6 @@ def fits_memory(model: DecoderModel, num_rows: int, num_tokens: int, limits: Bat
     """Return whether the caches of rows of up to `num_tokens` stay within the bound; those of one row always may."""
     row_bytes = slot_bytes(model.config, dtype=model.dtype) * slot_bucket(num_tokens)
     return num_rows == 1 or batch_bucket(num_rows) * row_bytes <= limits.max_cache_bytes
-
-
-def plan_reads(num_tokens: Sequence[int], limits: BatchLimits) -> list[list[int]]:
-    """Split rows that are only read, longest first, into groups that one prefill program takes."""
-    order = sorted(range(len(num_tokens)), key=lambda row: -num_tokens[row])
-    groups = []
-    while order:
-        size = min(limits.max_batch, prefill_rows(prompt_bucket(num_tokens[order[0]]), limits))
-        groups.append(order[:size])
-        order = order[size:]
-    return groups
-
-
-def plan_branches(
-    model: DecoderModel, num_tokens: Sequence[int], num_branches: Sequence[int], limits: BatchLimits
-) -> list[list[int]]:
-    """Split rows that are read and then branch, longest first, so that the branches' caches fit the memory bound."""
-    order = sorted(range(len(num_tokens)), key=lambda row: -num_tokens[row])
-    groups: list[list[int]] = []
-    while order:
-        longest = num_tokens[order[0]]
-        row_bytes = slot_bytes(model.config, dtype=model.dtype) * slot_bucket(longest)
-        most_branches = max(1, limits.max_cache_bytes // row_bytes)
-        size, total = 0, 0
-        for row in order[: min(limits.max_batch, prefill_rows(prompt_bucket(longest), limits))]:
-            total += num_branches[row]
-            if size and total > most_branches:
-                break
-            size += 1
-        groups.append(order[:size])
-        order = order[size:]
-    return groups
-
-
-def prefill_rows(num_tokens: int, limits: BatchLimits) -> int:
-    """Return how many rows of that padded length one program reads: a power of two, at least one."""
-    return batch_bucket(max(1, limits.max_prefill_tokens // num_tokens) + 1) // 2
 
 
 def pad_tokens(rows: Sequence[Sequence[int]], num_rows: int, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:

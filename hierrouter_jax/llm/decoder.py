@@ -64,6 +64,16 @@ class Decoder(nnx.Module):
         cache: KVCache | None = None,
     ) -> tuple[Float[Array, "batch time embed"], KVCache]:
         """Return the normalised states behind the logits, for callers that want logits of few positions."""
+        x, cache = self.run_layers(tokens, positions, cache)
+        return self.final_norm(x), cache
+
+    def run_layers(
+        self,
+        tokens: Int[Array, "batch time"],
+        positions: Int[Array, "batch time"] | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[Float[Array, "batch time embed"], KVCache]:
+        """Return the states behind the last layer, before the last norm."""
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         x, angles = self.embed_tokens(tokens, positions)
@@ -75,7 +85,7 @@ class Decoder(nnx.Module):
             keys.append(layer_keys)
             values.append(layer_values)
         lengths = positions[:, -1].astype(jnp.int32) + 1
-        return self.final_norm(x), KVCache(keys=tuple(keys), values=tuple(values), lengths=lengths)
+        return x, KVCache(keys=tuple(keys), values=tuple(values), lengths=lengths)
 
     def embed_tokens(
         self, tokens: Int[Array, "batch time"], positions: Int[Array, "batch time"]

@@ -143,7 +143,7 @@ class FlaxEngine:
             batch = asked[start : start + self._limits.max_batch]
             options = [[_option_ids(tokenizer, option) for option in one.options] for one in batch]
             prompts = [one.token_ids for one in batch]
-            scores = option_logprobs(replica.decoder, prompts, options, limits=self._limits)
+            scores = option_logprobs(replica.decoder, prompts, options, limits=self._limits, prefixes=replica.prefixes)
             responses = [_ranked_response(one, row) for one, row in zip(batch, scores, strict=True)]
             yield list(zip(indices[start : start + self._limits.max_batch], responses, strict=True))
 

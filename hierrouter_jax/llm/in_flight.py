@@ -1,15 +1,13 @@
 """Rows in flight: the rows of a batch that decode together, where one that ends makes room for one that waits.
 
 A step costs what its batch costs, and answers differ in length several times over; so no row waits for the longest of
-its batch. Rows wait in an order in which neighbours share much (`prefix_cache.admission_order`). Those that fit are
-read, with what they share with a prompt read before taken from there, and put into the batch's cache; all decode
-for a few steps; the host takes the new tokens, lets go of the rows that ended, and admits others. All that a row is
-besides its cache is kept on the host.
+its batch. Those that fit are read (`reading_queue`) and put into the batch's cache; all decode for a few steps; the
+host takes the new tokens, lets go of the rows that ended, and admits others. All that a row is besides its cache is
+kept on the host.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,20 +20,13 @@ from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, fits_memory, 
 from hierrouter_jax.llm.cache import KVCache, empty_cache, insert_rows, resize_cache, take_rows
 from hierrouter_jax.llm.decode_loop import NO_TOKEN, DecodeState, decode_chunk
 from hierrouter_jax.llm.decoder import DecoderModel
-from hierrouter_jax.llm.prefix_cache import (
-    SMALLEST_SHARED,
-    PrefixCache,
-    PrefixEntry,
-    admission_order,
-    rows_from_prefix,
-    shared_length,
-)
+from hierrouter_jax.llm.prefix_cache import PrefixCache
 from hierrouter_jax.llm.prompt_lookup import SHORTEST_MATCH, next_match_length, propose, verify_proposals
-from hierrouter_jax.llm.reading import PromptReader, draw_first, padded_length
+from hierrouter_jax.llm.reading import draw_first
+from hierrouter_jax.llm.reading_queue import ReadGroup, ReadingQueue
 from hierrouter_jax.llm.sampling import sampling_mode, stack_samplings
 
 IsComplete = Callable[[int, Sequence[int]], bool]
-FEW_ROWS = 8  # so few rows are somebody waiting for answers: their prompts are kept for what is asked next
 
 
 @dataclass(kw_only=True)
@@ -50,7 +41,6 @@ class Row:
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     match_length: int = SHORTEST_MATCH  # of the newest tokens with earlier ones, for the tokens there to be proposed
-    num_shared_with_next: int = 0  # tokens that this prompt and the next in the order of admission begin with
 
     @property
     def num_tokens(self) -> int:
@@ -94,14 +84,12 @@ class InFlightBatch:
         prefixes: PrefixCache,
         counts: TokenCounts,
     ) -> None:
-        self._model, self._limits, self._prefixes, self._counts = model, limits, prefixes, counts
+        self._model, self._limits, self._counts = model, limits, counts
         self._stop_ids, self._stops, self._is_complete = stop_ids, frozenset(stop_ids.tolist()), is_complete
         self._mode = sampling_mode([row.sampling for row in rows])
-        self._waiting = _queue(rows)
-        self._keeps_all = len(rows) <= FEW_ROWS
+        self._waiting = ReadingQueue(model, rows, limits=limits, prefixes=prefixes)
         self._places: list[Row | None] = []  # the batch's rows; None is free
         self._cache: KVCache | None = None
-        self._reader = PromptReader(model)
 
     def finished(self) -> Iterator[list[Row]]:
         """Yield the rows that ended since the last time, until none is left; work goes on when more are asked for."""
@@ -141,54 +129,23 @@ class InFlightBatch:
         """Read as many of the waiting rows; return those that ended with their first token."""
         ended: list[Row] = []
         while num_free > 0:
-            group, num_shared, entry = self._next_group(num_free)
-            num_free -= len(group)
-            cache = self._read(group, num_shared, entry)
-            going = [source for source, row in enumerate(group) if row.finish_reason is None]
-            ended += [row for row in group if row.finish_reason is not None]
+            read = self._waiting.read_next(num_free)
+            num_free -= len(read.items)
+            self._draw_first(read)
+            going = [source for source, row in enumerate(read.items) if row.finish_reason is None]
+            ended += [row for row in read.items if row.finish_reason is not None]
             if going:
-                self._place(group, cache, going)
+                self._place(read.items, read.cache, going)
         return ended
 
-    def _next_group(self, num_free: int) -> tuple[list[Row], int, PrefixEntry | None]:
-        """Take rows off the queue that are read together: they share a beginning with one entry, and nothing more."""
-        num_shared, entry = self._prefixes.longest(self._waiting[0].prompt)
-        group: list[Row] = []
-        width = 0
-        for row in self._waiting:
-            width = max(width, padded_length(max(1, len(row.prompt) - num_shared)))
-            if group and not (
-                len(group) < num_free
-                and (len(group) + 1) * width <= self._limits.max_read_tokens
-                and group[-1].num_shared_with_next < num_shared + SMALLEST_SHARED
-                and _shares(row, num_shared, entry)
-            ):
-                break
-            group.append(row)
-        size = (batch_bucket(len(group) + 1) + 1) // 2  # a power of two: few sizes, few programs
-        return [self._waiting.popleft() for _ in range(size)], num_shared, entry
-
-    def _read(self, group: Sequence[Row], num_shared: int, entry: PrefixEntry | None) -> KVCache:
-        """Read what is not known of the prompts, and draw each row's first token; return their cache."""
-        texts = [row.prompt[num_shared:] for row in group]
-        width = padded_length(max(map(len, texts)))
-        num_slots = slot_bucket(num_shared + width)
-        if entry is None:
-            cache = empty_cache(self._model.config, len(group), num_slots, dtype=self._model.dtype)
-        else:
-            cache = rows_from_prefix(entry, num_shared, num_rows=len(group), num_slots=num_slots)
-        hidden, cache = self._reader.read(cache, texts)
-        sampling = stack_samplings([row.sampling for row in group])
-        tokens, logprobs = draw_first(self._model, hidden, sampling, mode=self._mode)
-        self._counts.computed_prompt += len(group) * width
-        for place, (row, token, logprob) in enumerate(
-            zip(group, np.asarray(tokens).tolist(), np.asarray(logprobs).tolist(), strict=True)
-        ):
+    def _draw_first(self, read: ReadGroup[Row]) -> None:
+        """Give every row of a group its first token."""
+        sampling = stack_samplings([row.sampling for row in read.items])
+        tokens, logprobs = draw_first(self._model, read.hidden, sampling, mode=self._mode)
+        self._counts.computed_prompt += read.num_computed
+        for row, token, logprob in zip(read.items, tokens.tolist(), logprobs.tolist(), strict=True):
             self._counts.billed_prompt += len(row.prompt)
             self._take(row, [token], [logprob])
-            if self._keeps_all or row.num_shared_with_next >= num_shared + SMALLEST_SHARED:
-                self._prefixes.add(row.prompt, cache, place)
-        return cache
 
     def _place(self, group: Sequence[Row], cache: KVCache, sources: Sequence[int]) -> None:
         """Put the rows of a group that go on into free places of the batch."""
@@ -275,24 +232,6 @@ class InFlightBatch:
                 row.finish_reason = "length"
             if row.finish_reason is not None:
                 return
-
-
-def _queue(rows: Sequence[Row]) -> deque[Row]:
-    """Return the rows in the order of admission, each with what it shares with the next."""
-    order = admission_order([row.prompt for row in rows], [row.most_tokens for row in rows])
-    queue = deque(rows[index] for index in order)
-    texts = [np.asarray(row.prompt, np.int32) for row in queue]
-    for row, text, following in zip(queue, texts, texts[1:], strict=False):
-        row.num_shared_with_next = shared_length(text, following)
-    return queue
-
-
-def _shares(row: Row, num_shared: int, entry: PrefixEntry | None) -> bool:
-    """Return whether a row begins with the first tokens of an entry, and has others to be read."""
-    if entry is None:
-        return True
-    beginning = np.asarray(row.prompt[:num_shared], np.int32)
-    return len(row.prompt) > num_shared and shared_length(beginning, entry.token_ids) == num_shared
 
 
 def _state_of(places: Sequence[Row | None], cache: KVCache) -> DecodeState:

@@ -7,30 +7,21 @@ distribution after the prompt only; longer ones branch off the prompt's cache, w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from hierrouter_jax.core.errors import ConfigError, DataError
-from hierrouter_jax.llm.batching import (
-    BatchLimits,
-    batch_bucket,
-    check_prompts,
-    pad_tokens,
-    plan_branches,
-    plan_reads,
-    prompt_bucket,
-    slot_bucket,
-)
-from hierrouter_jax.llm.cache import KVCache, resize_cache, take_rows
+from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, check_prompts, pad_tokens, slot_bucket
+from hierrouter_jax.llm.cache import resize_cache, take_rows
 from hierrouter_jax.llm.decoder import DecoderModel
+from hierrouter_jax.llm.prefix_cache import PrefixCache
+from hierrouter_jax.llm.reading import PromptReader, padded_length
+from hierrouter_jax.llm.reading_queue import ReadGroup, ReadingQueue
 from hierrouter_jax.llm.sampling import token_logprobs
-
-SMALLEST_SPAN = 4  # continuations are padded to this many tokens at least: fewer sizes, fewer programs
 
 
 def option_logprobs(
@@ -39,12 +30,14 @@ def option_logprobs(
     options: Sequence[Sequence[Sequence[int]]],
     *,
     limits: BatchLimits | None = None,
+    prefixes: PrefixCache | None = None,
 ) -> list[list[float]]:
     """Return the log-probability of every option (a sequence of tokens) of every prompt."""
     if len(options) != len(prompts):
         raise ConfigError(f"options must be one list a prompt ({len(prompts)}), but are {len(options)}.")
     pairs = [(prompt, option) for prompt, row in zip(prompts, options, strict=True) for option in row]
-    scores = iter(score_continuations(model, [p for p, _ in pairs], [o for _, o in pairs], limits=limits))
+    befores, afters = [prompt for prompt, _ in pairs], [option for _, option in pairs]
+    scores = iter(score_continuations(model, befores, afters, limits=limits, prefixes=prefixes))
     return [[next(scores) for _ in row] for row in options]
 
 
@@ -54,6 +47,7 @@ def score_continuations(
     continuations: Sequence[Sequence[int]],
     *,
     limits: BatchLimits | None = None,
+    prefixes: PrefixCache | None = None,
 ) -> list[float]:
     """Return the log-probability of each continuation after its prompt.
 
@@ -67,15 +61,36 @@ def score_continuations(
     users: dict[tuple[int, ...], list[int]] = {}
     for index, prompt in enumerate(befores):
         users.setdefault(prompt, []).append(index)
-    branching = {prompt for prompt, own in users.items() if any(len(afters[index]) > 1 for index in own)}
-    single = [prompt for prompt in users if prompt not in branching]
-    for group in plan_reads([len(prompt) for prompt in single], limits):
-        _score_singles(model, [single[g] for g in group], [users[single[g]] for g in group], afters, scores)
-    longer = [prompt for prompt in users if prompt in branching]
-    sizes = [len(prompt) + max(len(afters[index]) for index in users[prompt]) for prompt in longer]
-    for group in plan_branches(model, sizes, [len(users[prompt]) for prompt in longer], limits):
-        _score_branches(model, [longer[g] for g in group], [users[longer[g]] for g in group], afters, scores)
+    scored = [
+        _Scored(prompt=prompt, indices=own, continuations=[afters[index] for index in own])
+        for prompt, own in users.items()
+    ]
+    prefixes = PrefixCache(limits.max_prefix_bytes) if prefixes is None else prefixes
+    queue = ReadingQueue(model, scored, limits=limits, prefixes=prefixes)
+    reader = PromptReader(model)
+    while queue:
+        group = queue.read_next(limits.max_batch)
+        pairs = [(row, branch) for row, item in enumerate(group.items) for branch in range(len(item.indices))]
+        for start in range(0, len(pairs), limits.max_batch):
+            part = pairs[start : start + limits.max_batch]
+            wanted = [group.items[row].continuations[branch] for row, branch in part]
+            sums = _score_branches(reader, group, [row for row, _ in part], wanted)
+            for (row, branch), score in zip(part, sums, strict=True):
+                scores[group.items[row].indices[branch]] = score
     return scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    """A distinct prompt, its continuations, and the places of their scores."""
+
+    prompt: tuple[int, ...]
+    indices: list[int]
+    continuations: list[tuple[int, ...]]
+
+    @property
+    def most_tokens(self) -> int:
+        return len(self.prompt) + max(map(len, self.continuations))
 
 
 def _check(model: DecoderModel, prompts: Sequence[tuple[int, ...]], continuations: Sequence[tuple[int, ...]]) -> None:
@@ -91,103 +106,49 @@ def _check(model: DecoderModel, prompts: Sequence[tuple[int, ...]], continuation
             raise DataError(f"Tokens must be in [0, {vocab_size}), but continuation {index} is {continuation}.")
 
 
-def _score_singles(
-    model: DecoderModel,
-    prompts: list[tuple[int, ...]],
-    users: list[list[int]],
-    continuations: list[tuple[int, ...]],
-    scores: list[float],
-) -> None:
-    """Score the one-token continuations of distinct prompts; `users` are the pairs that share each prompt."""
-    num_rows = batch_bucket(len(prompts))
-    tokens, lengths = pad_tokens(prompts, num_rows, prompt_bucket(max(map(len, prompts))))
-    wanted = np.zeros((num_rows, batch_bucket(max(map(len, users)))), np.int32)
-    for row, indices in enumerate(users):
-        wanted[row, : len(indices)] = [continuations[index][0] for index in indices]
-    logprobs = np.asarray(last_logprobs(model, tokens, lengths, wanted))
-    for row, indices in enumerate(users):
-        for column, index in enumerate(indices):
-            scores[index] = float(logprobs[row, column])
-
-
 def _score_branches(
-    model: DecoderModel,
-    prompts: list[tuple[int, ...]],
-    users: list[list[int]],
-    continuations: list[tuple[int, ...]],
-    scores: list[float],
-) -> None:
-    """Score the continuations of distinct prompts; `users` are the pairs that share each prompt."""
-    tokens, lengths = pad_tokens(prompts, batch_bucket(len(prompts)), prompt_bucket(max(map(len, prompts))))
-    spans = [max(SMALLEST_SPAN, batch_bucket(len(continuations[index]))) for own in users for index in own]
-    last, cache = read_prompts(model, tokens, lengths, num_slots=slot_bucket(tokens.shape[1] + max(spans)))
-    pairs = [(row, index) for row, own in enumerate(users) for index in own]
-    for span in sorted(set(spans)):  # one long continuation does not make the others long
-        branches = [pair for pair, own_span in zip(pairs, spans, strict=True) if own_span == span]
-        rows, wanted, is_wanted = _pad_branches(branches, continuations, span)
-        sums = np.asarray(branch_logprobs(model, last, cache, rows, wanted, is_wanted))
-        for (_, index), score in zip(branches, sums[: len(branches)], strict=True):
-            scores[index] = float(score)
-
-
-def _pad_branches(
-    branches: Sequence[tuple[int, int]], continuations: Sequence[tuple[int, ...]], span: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each branch's row of the cache, its tokens padded to `span`, and which of them count."""
-    shape = (batch_bucket(len(branches)), span)
-    rows, wanted, is_wanted = np.zeros(shape[0], np.int32), np.zeros(shape, np.int32), np.zeros(shape, bool)
-    for branch, (row, index) in enumerate(branches):
-        size = len(continuations[index])
-        rows[branch] = row
-        wanted[branch, :size] = continuations[index]
-        is_wanted[branch, :size] = True
-    return rows, wanted, is_wanted
+    reader: PromptReader, group: ReadGroup[_Scored], rows: Sequence[int], wanted: Sequence[tuple[int, ...]]
+) -> list[float]:
+    """Return the scores of continuations of a group's prompts, given the row of each one's prompt."""
+    num_branches = batch_bucket(len(rows))
+    padded_rows = np.array([*rows, *[0] * (num_branches - len(rows))], np.int32)
+    padded = [*wanted, *[(0,)] * (num_branches - len(wanted))]
+    states = group.hidden[padded_rows][:, None]  # each token is foretold by the one before
+    longest = max(map(len, padded))
+    if longest > 1:
+        texts = [tokens[:-1] for tokens in padded]
+        cache = take_rows(group.cache, padded_rows)
+        width = padded_length(longest - 1)
+        cache = resize_cache(cache, max(cache.num_slots, slot_bucket(int(np.asarray(cache.lengths).max()) + width)))
+        states = join_states(reader.model, states, reader.read_states(cache, texts))
+    tokens, lengths = pad_tokens(padded, num_branches, states.shape[1])
+    sums = sum_logprobs(reader.model, states, tokens, lengths)
+    return np.asarray(sums)[: len(rows)].tolist()
 
 
 @jax.jit
-def last_logprobs(
+def join_states(
+    model: DecoderModel, last: Float[Array, "batch one embed"], following: Float[Array, "batch time embed"]
+) -> Float[Array, "batch longer embed"]:
+    """Return the normalised states after a prompt and after the tokens read on from there."""
+    return jnp.concatenate((last, model.module().final_norm(following)), axis=1)
+
+
+@jax.jit
+def sum_logprobs(
     model: DecoderModel,
-    tokens: Int[Array, "batch time"],
+    states: Float[Array, "batch time embed"],
+    wanted: Int[Array, "batch time"],
     lengths: Int[Array, " batch"],
-    wanted: Int[Array, "batch option"],
-) -> Float[Array, "batch option"]:
-    """Return log-probabilities of the wanted tokens right after right-padded prompts."""
+) -> Float[Array, " batch"]:
+    """Return each row's sum of log-probabilities of its first `lengths` wanted tokens, given the states before them."""
     decoder = model.module()
-    hidden, _ = decoder.hidden_states(tokens)
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    return jnp.take_along_axis(jax.nn.log_softmax(decoder.logits(last), axis=-1), wanted, axis=1)
 
-
-@partial(jax.jit, static_argnames=("num_slots",))
-def read_prompts(
-    model: DecoderModel, tokens: Int[Array, "batch time"], lengths: Int[Array, " batch"], *, num_slots: int
-) -> tuple[Float[Array, "batch embed"], KVCache]:
-    """Return the state after each right-padded prompt, and a cache of `num_slots` slots that holds the prompts."""
-    hidden, cache = model.module().hidden_states(tokens)
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    return last, resize_cache(replace(cache, lengths=lengths), num_slots)
-
-
-@jax.jit
-def branch_logprobs(
-    model: DecoderModel,
-    last: Float[Array, "batch embed"],
-    cache: KVCache,
-    rows: Int[Array, " branch"],
-    wanted: Int[Array, "branch span"],
-    is_wanted: Bool[Array, "branch span"],
-) -> Float[Array, " branch"]:
-    """Return each branch's sum of log-probabilities of its wanted tokens, read on from the prompt of its row."""
-    decoder = model.module()
-    branched = take_rows(cache, rows)
-    positions = branched.lengths[:, None] + jnp.arange(wanted.shape[1], dtype=jnp.int32)[None, :]
-    hidden, _ = decoder.hidden_states(wanted, positions, branched)
-    states = jnp.concatenate((last[rows][:, None], hidden[:, :-1]), axis=1)  # each token is foretold by the one before
-
-    # One position of all branches at a time: a large vocabulary's logits of a whole span would fill the memory.
-    def add(total: Float[Array, " branch"], entry: tuple[Array, Array, Array]) -> tuple[Float[Array, " branch"], None]:
+    # One position of all rows at a time: a large vocabulary's logits of a whole span would fill the memory.
+    def add(total: Float[Array, " batch"], entry: tuple[Array, Array, Array]) -> tuple[Float[Array, " batch"], None]:
         state, token, is_used = entry
         return total + jnp.where(is_used, token_logprobs(decoder.logits(state), token), 0.0), None
 
+    is_wanted = jnp.arange(wanted.shape[1])[None, :] < lengths[:, None]
     entries = (states.swapaxes(0, 1), wanted.T, is_wanted.T)
     return jax.lax.scan(add, jnp.zeros(wanted.shape[0]), entries)[0]

@@ -49,7 +49,7 @@ class PrefixCache:
         """Memory of all that is kept."""
         return sum(entry.size_bytes for entry in self._entries.values())
 
-    def longest(self, token_ids: Sequence[int]) -> tuple[int, PrefixEntry | None]:
+    def longest(self, token_ids: Sequence[int] | np.ndarray) -> tuple[int, PrefixEntry | None]:
         """Return how many first tokens a kept prompt shares, and that prompt; (0, None) below `SMALLEST_SHARED`.
 
         The last token is never counted: what follows it is yet to be computed.
@@ -65,7 +65,7 @@ class PrefixCache:
         self._entries.move_to_end(found)
         return best, self._entries[found]
 
-    def add(self, token_ids: Sequence[int], cache: KVCache, row: int) -> None:
+    def add(self, token_ids: Sequence[int] | np.ndarray, cache: KVCache, row: int) -> None:
         """Keep a copy of one row of a cache, which holds the prompt and may hold more."""
         ids = np.asarray(token_ids, np.int32)
         self._entries.pop(ids.tobytes(), None)

@@ -12,20 +12,13 @@ from typing import Any
 
 from hierrouter_jax.llm.cache import insert_layer_row, resize_layer, take_layer_rows
 from hierrouter_jax.llm.decode_loop import decode_chunk
-from hierrouter_jax.llm.likelihood import branch_logprobs, last_logprobs, read_prompts
+from hierrouter_jax.llm.likelihood import join_states, sum_logprobs
 from hierrouter_jax.llm.prompt_lookup import verify_proposals
-from hierrouter_jax.llm.reading import begin_piece, draw_first, end_piece, read_piece, run_layer
+from hierrouter_jax.llm.reading import begin_piece, draw_first, last_states, read_piece, run_layer
 
-DECODER_PROGRAMS: tuple[Any, ...] = (
-    decode_chunk,
-    verify_proposals,
-    read_piece,
-    read_prompts,
-    branch_logprobs,
-    last_logprobs,
-)
+DECODER_PROGRAMS: tuple[Any, ...] = (decode_chunk, verify_proposals, read_piece)
 LAYER_PROGRAMS: tuple[Any, ...] = (
-    *(begin_piece, run_layer, end_piece, draw_first),
+    *(begin_piece, run_layer, last_states, draw_first, join_states, sum_logprobs),
     *(insert_layer_row, resize_layer, take_layer_rows),
 )
 LAYERS_PER_DECODER = 16  # so many programs of a layer take about as much memory as one of a decoder

@@ -23,12 +23,12 @@ from hierrouter_jax.llm.decoder import DecoderModel, Layer
 from hierrouter_jax.llm.sampling import SamplingMode, SamplingRows, draw_tokens, token_logprobs
 
 LONGEST_PIECE = 256
-FINE, COARSE = 16, 32  # tokens that pieces are padded to a multiple of, up to half of the longest and beyond
+MULTIPLES = ((16, 4), (128, 16), (LONGEST_PIECE, 32))  # pieces of up to so many tokens are padded to a multiple of this
 
 
 def piece_bucket(num_tokens: int) -> int:
     """Return the padded length of a piece."""
-    multiple = FINE if num_tokens <= LONGEST_PIECE // 2 else COARSE
+    multiple = next(multiple for most, multiple in MULTIPLES if num_tokens <= most)
     return -(-num_tokens // multiple) * multiple
 
 
@@ -62,11 +62,25 @@ class PromptReader:
         for width in pieces(int(sizes.max())):
             tokens, _ = pad_tokens([row[done : done + width] for row in rows], len(rows), width)
             ends = np.clip(sizes - 1 - done, 0, width - 1).astype(np.int32)
-            state, keys, values = self._read_piece(keys, values, tokens, starts + np.int32(done), ends)
-            states.append(state)
+            x, keys, values = self._read_piece(keys, values, tokens, starts + np.int32(done))
+            states.append(last_states(self.model, x, ends))
             done += width
         last = states[0] if len(states) == 1 else jnp.stack(states)[(sizes - 1) // LONGEST_PIECE, np.arange(len(rows))]
         return last, KVCache(keys=keys, values=values, lengths=jnp.asarray(starts + sizes))
+
+    def read_states(self, cache: KVCache, rows: Sequence[Sequence[int]]) -> Float[Array, "batch time embed"]:
+        """Return the states after all tokens of rows, before the last norm; the cache is given up for good.
+
+        Time is the padded length of the longest row. There must be room for it.
+        """
+        starts, longest = np.asarray(cache.lengths), max(map(len, rows))
+        keys, values, done, states = cache.keys, cache.values, 0, []
+        for width in pieces(longest):
+            tokens, _ = pad_tokens([row[done : done + width] for row in rows], len(rows), width)
+            x, keys, values = self._read_piece(keys, values, tokens, starts + np.int32(done))
+            states.append(x)
+            done += width
+        return states[0] if len(states) == 1 else jnp.concatenate(states, axis=1)
 
     def _read_piece(
         self,
@@ -74,18 +88,17 @@ class PromptReader:
         values: tuple[Values, ...],
         tokens: Int[np.ndarray, "batch time"],
         starts: Int[np.ndarray, " batch"],
-        ends: Int[np.ndarray, " batch"],
-    ) -> tuple[Float[Array, "batch embed"], tuple[Keys, ...], tuple[Values, ...]]:
-        """Return the state after token `ends` of each row, and all keys and values."""
+    ) -> tuple[Float[Array, "batch time embed"], tuple[Keys, ...], tuple[Values, ...]]:
+        """Return the states behind the last layer, and all keys and values."""
         if self._layers is None:
-            return read_piece(self.model, keys, values, tokens, starts, ends)
+            return read_piece(self.model, keys, values, tokens, starts)
         x, positions, angles = begin_piece(self.model, tokens, starts)
         pairs = []
         for index, (graphdef, params) in enumerate(self._layers):
             angle = angles[self.model.config.is_local(index)]
             x, pair = run_layer(graphdef, params, x, positions, angle, keys[index], values[index])
             pairs.append(pair)
-        return end_piece(self.model, x, ends), tuple(key for key, _ in pairs), tuple(value for _, value in pairs)
+        return x, tuple(key for key, _ in pairs), tuple(value for _, value in pairs)
 
 
 @partial(jax.jit, donate_argnames=("keys", "values"))
@@ -95,13 +108,11 @@ def read_piece(
     values: tuple[Values, ...],
     tokens: Int[Array, "batch time"],
     starts: Int[Array, " batch"],
-    ends: Int[Array, " batch"],
-) -> tuple[Float[Array, "batch embed"], tuple[Keys, ...], tuple[Values, ...]]:
+) -> tuple[Float[Array, "batch time embed"], tuple[Keys, ...], tuple[Values, ...]]:
     """Read one piece of every row in one program."""
     cache = KVCache(keys=keys, values=values, lengths=starts)
-    hidden, cache = model.module().hidden_states(tokens, _positions(tokens, starts), cache)
-    last = jnp.take_along_axis(hidden, ends[:, None, None], axis=1)[:, 0]
-    return last, cache.keys, cache.values
+    states, cache = model.module().run_layers(tokens, _positions(tokens, starts), cache)
+    return states, cache.keys, cache.values
 
 
 @jax.jit
@@ -129,7 +140,7 @@ def run_layer(
 
 
 @jax.jit
-def end_piece(
+def last_states(
     model: DecoderModel, x: Float[Array, "batch time embed"], ends: Int[Array, " batch"]
 ) -> Float[Array, "batch embed"]:
     """Return the normalised states behind the last layer, of token `ends` of each row."""

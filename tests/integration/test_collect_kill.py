@@ -39,7 +39,7 @@ from hierrouter_jax.collect.tree_file import load_tree, save_tree
 from hierrouter_jax.encoder.hashing import HashingEncoder
 from hierrouter_jax.llm.batching import BatchLimits
 from hierrouter_jax.llm.flax_engine import FlaxEngine
-from hierrouter_jax.llm.in_flight import InFlightBatch
+from hierrouter_jax.llm.reading_queue import ReadingQueue
 from hierrouter_jax.store.request_keys import request_key
 from hierrouter_jax.store.response_store import ResponseStore
 
@@ -94,20 +94,21 @@ class LoggedFlaxEngine(FlaxEngine):
             yield batch
             log_batch(self._folder / HANDED_OVER, [self.encode(requests[index]) for index, _ in batch])
 
-    def _write(self, model, indices, asked):
-        read = InFlightBatch._read
+    def _answer(self, model, answer, indices, encoded):
+        read_next, by_ids = ReadingQueue.read_next, {}
+        for index in indices:
+            by_ids.setdefault(encoded[index].token_ids, []).append(encoded[index])
 
-        def logged_read(batch, group, *rest):
-            log_batch(self._folder / BEGUN, [asked[row.index] for row in group])
-            return read(batch, group, *rest)
+        def logged_read(queue, max_rows):
+            before = list(queue)
+            group = read_next(queue, max_rows)
+            asked = before[: len(group.items)]
+            log_batch(self._folder / BEGUN, [one for item in asked for one in by_ids[tuple(item.prompt)]])
+            return group
 
-        InFlightBatch._read = logged_read
-        yield from super()._write(model, indices, asked)
-        InFlightBatch._read = read
-
-    def _rank(self, model, batch):
-        log_batch(self._folder / BEGUN, batch)
-        return super()._rank(model, batch)
+        ReadingQueue.read_next = logged_read
+        yield from super()._answer(model, answer, indices, encoded)
+        ReadingQueue.read_next = read_next
 
 
 def read_rows(path: Path, columns: str) -> list[tuple]:

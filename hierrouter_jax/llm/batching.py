@@ -92,6 +92,11 @@ def slot_bucket(num_tokens: int) -> int:
     return round_up(num_tokens, smallest=SMALLEST_CACHE, per_octave=2)
 
 
+def reading_bucket(num_tokens: int) -> int:
+    """Return the number of slots of rows that are being read; coarser, as reading meets many more sizes."""
+    return round_up(num_tokens, smallest=SMALLEST_CACHE, per_octave=1)
+
+
 def fits_memory(model: DecoderModel, num_rows: int, num_tokens: int, limits: BatchLimits) -> bool:
     """Return whether the caches of rows of up to `num_tokens` stay within the bound; those of one row always may."""
     row_bytes = slot_bytes(model.config, dtype=model.dtype) * slot_bucket(num_tokens)

@@ -149,6 +149,9 @@ class InFlightBatch:
 
     def _place(self, group: Sequence[Row], cache: KVCache, sources: Sequence[int]) -> None:
         """Put the rows of a group that go on into free places of the batch."""
+        num_slots = slot_bucket(max(group[source].num_tokens for source in sources))
+        if num_slots < cache.num_slots:
+            cache = resize_cache(cache, num_slots)
         batch = self._make_slots(cache.num_slots)
         free = [place for place, row in enumerate(self._places) if row is None][: len(sources)]
         self._cache = insert_rows(batch, cache, sources, free)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from hierrouter_jax.core.errors import ConfigError, DataError
-from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, check_prompts, pad_tokens, slot_bucket
+from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, check_prompts, pad_tokens, reading_bucket
 from hierrouter_jax.llm.cache import resize_cache, take_rows
 from hierrouter_jax.llm.decoder import DecoderModel
 from hierrouter_jax.llm.prefix_cache import PrefixCache
@@ -119,7 +119,7 @@ def _score_branches(
         texts = [tokens[:-1] for tokens in padded]
         cache = take_rows(group.cache, padded_rows)
         width = padded_length(longest - 1)
-        cache = resize_cache(cache, max(cache.num_slots, slot_bucket(int(np.asarray(cache.lengths).max()) + width)))
+        cache = resize_cache(cache, max(cache.num_slots, reading_bucket(int(np.asarray(cache.lengths).max()) + width)))
         states = join_states(reader.model, states, reader.read_states(cache, texts))
     tokens, lengths = pad_tokens(padded, num_branches, states.shape[1])
     sums = sum_logprobs(reader.model, states, tokens, lengths)

@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float
 
-from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, slot_bucket
+from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, reading_bucket
 from hierrouter_jax.llm.cache import KVCache, empty_cache
 from hierrouter_jax.llm.decoder import DecoderModel
 from hierrouter_jax.llm.prefix_cache import (
@@ -95,7 +95,7 @@ class ReadingQueue(Generic[T]):
         group = self._take_group(max_rows, num_shared, entry)
         texts = [waiting.ids[num_shared:].tolist() for waiting in group]
         width = padded_length(max(map(len, texts)))
-        num_slots = slot_bucket(num_shared + width)
+        num_slots = reading_bucket(num_shared + width)
         if entry is None:
             cache = empty_cache(self._model.config, len(group), num_slots, dtype=self._model.dtype)
         else:

@@ -1,7 +1,8 @@
 """The `hierrouter` command: picks the subcommand, reads its typed options, and turns errors into exit codes.
 
 Exit codes: 0 done; 2 bad input (a `HierRouterError`, an unknown option, a place that cannot be written), with the
-message alone on standard error; 130 interrupted. Anything else is a defect of ours and keeps its traceback.
+message alone on standard error; 75 and 76, of `train`, where it was stopped by SIGTERM after a checkpoint and where
+another of its processes was lost; 130 interrupted. Anything else is a defect of ours and keeps its traceback.
 
 A subcommand's module is imported only when it is asked for, so that `--help` answers at once. It defines `Command`, a
 frozen dataclass (or a union of them) that tyro fills, and `run(command)`.
@@ -31,12 +32,15 @@ COMMANDS = {
     "quickstart": "packaged real tree -> train -> evaluate -> report, then three questions answered live",
     "pool": "list the models of a pool, pull their weights, check them with a short generation",
     "collect": "tasks x pool -> response store and tree file; goes on where it was stopped",
+    "store": "merge the response stores of several hosts, count what a store holds",
     "train": "tree -> run directory with a trained router; --resume goes on",
+    "sweep": "every cost weight x seeds, trained as one program -> Pareto front, picture and table",
     "evaluate": "run, or tree alone -> table of the router and all baselines, with intervals",
     "route": "answer a question, or JSONL from standard input, through the trained router",
     "report": "runs -> one self-contained page with figures",
+    "bench": "throughput and latency, each beside a named peer in the same run",
 }
-COMPILING = frozenset({"quickstart", "pool", "collect", "train", "evaluate", "route"})
+COMPILING = frozenset({"quickstart", "pool", "collect", "train", "sweep", "evaluate", "route", "bench"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,6 +83,7 @@ def _run_guarded(name: str, arguments: Sequence[str]) -> int:
 def _run(name: str, arguments: Sequence[str]) -> None:
     import tyro
 
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or JAX's C++ warns of each of its switches that we set
     module = importlib.import_module(f"hierrouter_jax.cli.{name}")
     command = tyro.cli(
         module.Command,

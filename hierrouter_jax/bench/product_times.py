@@ -1,0 +1,70 @@
+"""How long matrix products and copies take on this device, as XLA runs them.
+
+A product is timed over all its weights in one program: weights are distinct arrays, together larger than any cache
+where the model's are, and each product waits for the one before it through one element of its input. Weights are
+random, as large as the model's; both layouts are timed, (in, out) and (out, in), and the faster counts. Seconds are
+medians.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float
+
+from hierrouter_jax.bench.floor import ProductShape
+
+MIN_REPEATS = 5
+MIN_TIMED_S = 0.2
+COPIED_BYTES = 2**28
+KEEP_FINITE = 1e-30  # what a product's output adds to the next one's input: a dependence, not a number
+
+
+def product_seconds(shape: ProductShape, num_rows: int, *, dtype: DTypeLike) -> float:
+    """Return the seconds of x @ w over all weights of a shape, for the faster layout of w."""
+    return min(_layout_seconds(shape, num_rows, dtype, is_transposed=layout) for layout in (False, True))
+
+
+def copy_rate(*, dtype: DTypeLike = jnp.float32, size_bytes: int = COPIED_BYTES) -> float:
+    """Return the bytes read and written a second by a copy that fits no cache."""
+    x = jnp.ones((size_bytes // jnp.dtype(dtype).itemsize,), dtype)
+    return 2 * x.nbytes / median_seconds(lambda: _copied(x))
+
+
+def median_seconds(run: Callable[[], Any], *, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the median of repeated runs, the first one not counted."""
+    jax.block_until_ready(run())
+    times: list[float] = []
+    while len(times) < MIN_REPEATS or sum(times) < MIN_TIMED_S:
+        began_s = clock()
+        jax.block_until_ready(run())
+        times.append(clock() - began_s)
+    return float(statistics.median(times))
+
+
+def _layout_seconds(shape: ProductShape, num_rows: int, dtype: DTypeLike, *, is_transposed: bool) -> float:
+    x = jnp.ones((num_rows, shape.dim_in), dtype)
+    size = (shape.dim_out, shape.dim_in) if is_transposed else (shape.dim_in, shape.dim_out)
+    weights = [jax.random.normal(jax.random.key(index), size, dtype) for index in range(shape.num_weights)]
+    return median_seconds(lambda: _chain(x, weights, is_transposed=is_transposed))
+
+
+@partial(jax.jit, static_argnames="is_transposed")
+def _chain(x: Float[Array, "row dim"], weights: list[Array], *, is_transposed: bool) -> Float[Array, ""]:
+    for weight in weights:
+        product = jnp.einsum("ri,oi->ro", x, weight) if is_transposed else x @ weight
+        # The barrier keeps XLA from computing the one element that is used.
+        out = jax.lax.optimization_barrier(product)
+        x = x.at[0, 0].add(out[-1, -1] * jnp.asarray(KEEP_FINITE, x.dtype))
+    return x[0, 0]
+
+
+@jax.jit
+def _copied(x: Float[Array, " entry"]) -> Float[Array, " entry"]:
+    return x + jnp.asarray(1, x.dtype)

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from hierrouter_jax.train.make_train import make_train as make_train
     from hierrouter_jax.train.parallel import parallelise as parallelise
     from hierrouter_jax.train.ppo import make_update as make_update
+    from hierrouter_jax.train.sweep import make_sweep as make_sweep
 
 _ROOM_OF = {
     "BootstrapConfig": "evaluate.bootstrap",
@@ -101,6 +102,7 @@ _ROOM_OF = {
     "load_router": "train.loop",
     "load_rows": "tasks.rows",
     "load_tree": "collect.tree_file",
+    "make_sweep": "train.sweep",
     "make_train": "train.make_train",
     "make_update": "train.ppo",
     "observe": "routing.mdp",

@@ -4,6 +4,9 @@ Input: the context vector c_t, a learned embedding of the stage and the cumulati
 that both cheap and dear routes are told apart). Output: one logit an action (models, then STOP) and the value, the
 utility expected from here on. The paper gives the inputs; sizes, normalisation and heads are this package's choices.
 
+A conditioned router has one input more, the cost weight, so that one network serves every trade-off: a learned vector
+at each of a few knots on a logarithmic axis that begins at 0, interpolated in between.
+
 `RouterParams` holds the weights beside the architecture they belong to: a pytree whose leaves are the weights, so it
 can be differentiated, optimised, replicated, stored and vmapped over as it is.
 """
@@ -16,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
@@ -26,6 +30,7 @@ from hierrouter_jax.routing.mdp import Observation
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": nnx.relu, "gelu": nnx.gelu}
 _NUM_COST_FEATURES = 2
+COST_WEIGHT_UNIT, NUM_COST_WEIGHT_KNOTS = 0.01, 8  # knot k stands at COST_WEIGHT_UNIT * (e**k - 1): 0, 0.017, ..., 11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,7 @@ class RouterNetConfig:
     activation: Literal["tanh", "relu", "gelu"] = "tanh"
     norm: Literal["none", "layer", "rms"] = "layer"  # after each hidden layer's matrix
     is_torso_shared: bool = False  # one torso for policy and value, or one each
+    is_conditioned: bool = False  # the cost weight is an input, drawn anew in every training episode
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no network."""
@@ -63,12 +69,20 @@ class RouterParams:
 
 
 def init_router(
-    config: RouterNetConfig, *, context_dim: int, num_models: int, num_stages: int, key: Key[Array, ""]
+    config: RouterNetConfig,
+    *,
+    context_dim: int,
+    num_models: int,
+    num_stages: int,
+    key: Key[Array, ""],
+    default_cost_weight: float = 0.0,
 ) -> RouterParams:
-    """Return a freshly initialised router; pure, so it can be jitted and vmapped over keys."""
-    net = RouterNet(
-        config, context_dim=context_dim, num_models=num_models, num_stages=num_stages, rngs=nnx.Rngs(params=key)
-    )
+    """Return a freshly initialised router; pure, so it can be jitted and vmapped over keys.
+
+    `default_cost_weight` is what a conditioned router takes where an observation shows none.
+    """
+    sizes = {"context_dim": context_dim, "num_models": num_models, "num_stages": num_stages}
+    net = RouterNet(config, **sizes, rngs=nnx.Rngs(params=key), default_cost_weight=default_cost_weight)
     graphdef, state = nnx.split(net)
     return RouterParams(weights=nnx.to_pure_dict(state), graphdef=graphdef)
 
@@ -78,19 +92,40 @@ def apply_router(params: RouterParams, observation: Observation) -> NetOutput:
     return nnx.merge(params.graphdef, params.weights)(observation)
 
 
+def is_conditioned(params: RouterParams) -> bool:
+    """Say whether the router reads the cost weight."""
+    return "cost_weight_embedding" in params.weights
+
+
 class RouterNet(nnx.Module):
     """Policy and value networks over the router's observation."""
 
     def __init__(
-        self, config: RouterNetConfig, *, context_dim: int, num_models: int, num_stages: int, rngs: nnx.Rngs
+        self,
+        config: RouterNetConfig,
+        *,
+        context_dim: int,
+        num_models: int,
+        num_stages: int,
+        rngs: nnx.Rngs,
+        default_cost_weight: float = 0.0,
     ) -> None:
         """Initialise orthogonally: gain sqrt(2) inside, 0.01 at the policy head (a near-uniform start), 1 at value."""
-        input_dim = context_dim + config.stage_embed_dim + _NUM_COST_FEATURES
+        num_embeddings = 2 if config.is_conditioned else 1
+        input_dim = context_dim + num_embeddings * config.stage_embed_dim + _NUM_COST_FEATURES
         feature_dim = config.hidden_sizes[-1] if config.hidden_sizes else input_dim
         self.context_scale = math.sqrt(context_dim)
         self.stage_embedding = nnx.Embed(
             num_stages + 1, config.stage_embed_dim, embedding_init=nnx.initializers.normal(1.0), rngs=rngs
         )
+        if config.is_conditioned:
+            self.default_cost_weight = default_cost_weight
+            self.cost_weight_embedding = nnx.Embed(
+                NUM_COST_WEIGHT_KNOTS,
+                config.stage_embed_dim,
+                embedding_init=nnx.initializers.normal(1.0),
+                rngs=rngs,
+            )
         self.policy_torso = Torso(config, input_dim=input_dim, rngs=rngs)
         self.value_torso = None if config.is_torso_shared else Torso(config, input_dim=input_dim, rngs=rngs)
         self.policy_head = _orthogonal_linear(feature_dim, num_models + 1, gain=0.01, rngs=rngs)
@@ -99,16 +134,28 @@ class RouterNet(nnx.Module):
     def __call__(self, observation: Observation) -> NetOutput:
         """Return logits of all actions, illegal ones included (the distribution masks them), and the value."""
         # Sentence embeddings have norm 1; scaled to unit variance they weigh as much as the other inputs.
-        inputs = jnp.concatenate(
-            [
-                observation.context * self.context_scale,
-                self.stage_embedding(observation.stage),
-                jnp.stack([observation.cum_cost, jnp.log1p(observation.cum_cost)]),
-            ]
-        )
-        features = self.policy_torso(inputs)
-        value_features = features if self.value_torso is None else self.value_torso(inputs)
+        context = observation.context * self.context_scale
+        parts = [
+            self.stage_embedding(observation.stage),
+            jnp.stack([observation.cum_cost, jnp.log1p(observation.cum_cost)]),
+        ]
+        if hasattr(self, "cost_weight_embedding"):
+            shown = observation.cost_weight
+            cost_weight = jnp.float32(self.default_cost_weight) if shown is None else shown
+            parts.append(knot_weights(cost_weight) @ self.cost_weight_embedding.embedding[...])
+        others = jnp.concatenate(parts)
+        features = self.policy_torso(context, others)
+        value_features = features if self.value_torso is None else self.value_torso(context, others)
         return NetOutput(logits=self.policy_head(features), value=self.value_head(value_features)[0])
+
+
+def knot_weights(cost_weight: Float[Array, ""]) -> Float[Array, " knot"]:
+    """Return the share of each knot in a cost weight: two neighbours share what lies between them, and sum to 1.
+
+    The axis is log1p(cost_weight / COST_WEIGHT_UNIT), so that 0 has a place; beyond the last knot everything is alike.
+    """
+    place = jnp.minimum(jnp.log1p(cost_weight / COST_WEIGHT_UNIT), NUM_COST_WEIGHT_KNOTS - 1.0)
+    return jnp.maximum(1.0 - jnp.abs(place - jnp.arange(NUM_COST_WEIGHT_KNOTS)), 0.0)
 
 
 class Torso(nnx.Module):
@@ -131,18 +178,47 @@ class Torso(nnx.Module):
             else {}
         )
 
-    def __call__(self, features: Float[Array, " input_dim"]) -> Float[Array, " output_dim"]:
-        """Return the features of the last hidden layer."""
+    def __call__(self, context: Float[Array, " dim"], others: Float[Array, " other"]) -> Float[Array, " output_dim"]:
+        """Return the features of the last hidden layer; the inputs are the context and, after it, the others."""
+        features = None
         for name, linear in self.linears.items():
-            features = linear(features)
+            features = _apply_to_parts(linear, context, others) if features is None else linear(features)
             if name in self.norms:
                 features = self.norms[name](features)
             features = _ACTIVATIONS[self.activation](features)
-        return features
+        return jnp.concatenate([context, others]) if features is None else features
+
+
+def _apply_to_parts(
+    linear: nnx.Linear, context: Float[Array, " dim"], others: Float[Array, " other"]
+) -> Float[Array, " output_dim"]:
+    """Return the layer's output for the two parts of its input laid end to end.
+
+    Part by part, because only the others depend on weights (the stage's embedding): a gradient for the whole input
+    would be a third matrix product of the context's size, and thrown away.
+    """
+    kernel, bias = linear.kernel[...], linear.bias
+    assert bias is not None
+    return context @ kernel[: context.shape[0]] + others @ kernel[context.shape[0] :] + bias[...]
 
 
 def _orthogonal_linear(input_dim: int, output_dim: int, *, gain: float, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(input_dim, output_dim, kernel_init=nnx.initializers.orthogonal(gain), rngs=rngs)
+    return nnx.Linear(input_dim, output_dim, kernel_init=_orthogonal(gain), rngs=rngs)
+
+
+def _orthogonal(gain: float) -> nnx.Initializer:
+    """Return the initialiser, which under vmap makes one matrix after the other.
+
+    The QR decompositions of a batch, several of them at once, can leave no thread of a CPU with few cores to finish
+    any of them, and wait forever.
+    """
+    initialise = nnx.initializers.orthogonal(gain)
+
+    def make(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        del out_sharding
+        return jax.custom_batching.sequential_vmap(lambda one_key: initialise(one_key, shape, dtype))(key)
+
+    return make
 
 
 def _make_norm(kind: str, size: int, rngs: nnx.Rngs) -> nnx.Module:

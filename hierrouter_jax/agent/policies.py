@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from jaxtyping import Array, Key
+from jaxtyping import Array, Bool, Key
 
 from hierrouter_jax.agent.distributions import log_prob_of, mode, sample
-from hierrouter_jax.agent.networks import RouterParams, apply_router
+from hierrouter_jax.agent.networks import NetOutput, RouterParams, apply_router
 from hierrouter_jax.routing.mdp import Observation
 from hierrouter_jax.routing.rollout import PolicyStep
 
 
 def sample_action(params: RouterParams, observation: Observation, *, key: Key[Array, ""]) -> PolicyStep:
     """Draw an action from the router's distribution."""
-    output = apply_router(params, observation)
-    action = sample(output.logits, observation.legal, key=key)
-    return PolicyStep(action=action, log_prob=log_prob_of(output.logits, observation.legal, action), value=output.value)
+    return draw_step(apply_router(params, observation), observation.legal, key=key)
+
+
+def draw_step(output: NetOutput, legal: Bool[Array, " action"], *, key: Key[Array, ""]) -> PolicyStep:
+    """Draw an action from the distribution that the networks answered with."""
+    action = sample(output.logits, legal, key=key)
+    return PolicyStep(action=action, log_prob=log_prob_of(output.logits, legal, action), value=output.value)
 
 
 def greedy_action(params: RouterParams, observation: Observation, *, key: Key[Array, ""]) -> PolicyStep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -10,12 +11,12 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Key
 
 from hierrouter_jax.agent.distributions import masked_probs
-from hierrouter_jax.agent.networks import RouterNetConfig, RouterParams, apply_router
+from hierrouter_jax.agent.networks import RouterNetConfig, RouterParams, apply_router, is_conditioned
 from hierrouter_jax.agent.policies import greedy_action, sample_action
-from hierrouter_jax.core.errors import DataError
+from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.core.structs import array_struct, static_field
-from hierrouter_jax.routing.mdp import Observation, reset_all
-from hierrouter_jax.routing.rollout import Trajectory, rollout, routes_of
+from hierrouter_jax.routing.mdp import Observation, check_cost_weight, reset_all
+from hierrouter_jax.routing.rollout import Policy, Trajectory, rollout, routes_of
 from hierrouter_jax.routing.route_tree import RouteTree
 from hierrouter_jax.routing.scores import RouteBatch
 
@@ -31,31 +32,70 @@ class Router:
     allow_stop: bool = static_field()
     encoder_digest: str = static_field()
     pool_digest: str = static_field()
+    # For a conditioned router, the trade-off that is asked of it; None: the cost weight of its training config.
+    cost_weight: float | None = static_field(default=None)
 
 
 @partial(jax.jit, static_argnames="allow_stop")
-def greedy_routes(params: RouterParams, tree: RouteTree, *, allow_stop: bool = True) -> RouteBatch:
-    """Return the route of every query when the likeliest legal action is taken at each stage."""
-    return routes_of(_walk_greedily(params, tree, allow_stop), num_models=tree.num_models)
+def greedy_routes(
+    params: RouterParams,
+    tree: RouteTree,
+    *,
+    allow_stop: bool = True,
+    cost_weight: Float[ArrayLike, ""] | None = None,
+) -> RouteBatch:
+    """Return the route of every query when the likeliest legal action is taken at each stage.
+
+    `cost_weight` asks a conditioned router for a trade-off; without it, it takes that of its training config. Raises
+    `ConfigError` when it is given to a router that was trained for one trade-off alone.
+    """
+    walked = _walk(greedy_action, params, tree, jax.random.key(0), allow_stop, cost_weight)  # it draws nothing
+    return routes_of(walked, num_models=tree.num_models)
 
 
 @partial(jax.jit, static_argnames="allow_stop")
 def sampled_routes(
-    params: RouterParams, tree: RouteTree, *, key: Key[Array, ""], allow_stop: bool = True
+    params: RouterParams,
+    tree: RouteTree,
+    *,
+    key: Key[Array, ""],
+    allow_stop: bool = True,
+    cost_weight: Float[ArrayLike, ""] | None = None,
 ) -> RouteBatch:
-    """Return one route a query drawn from the router's distribution, each a function of (key, query index) alone."""
-    walked = rollout(sample_action, params, tree, reset_all(tree), key=key, cost_weight=0.0, allow_stop=allow_stop)
+    """Return one route a query drawn from the router's distribution, each a function of (key, query index) alone.
+
+    For `cost_weight` see `greedy_routes`.
+    """
+    walked = _walk(sample_action, params, tree, key, allow_stop, cost_weight)
     return routes_of(walked, num_models=tree.num_models)
 
 
 @partial(jax.jit, static_argnames="allow_stop")
 def stage_probabilities(
-    params: RouterParams, tree: RouteTree, *, allow_stop: bool = True
+    params: RouterParams,
+    tree: RouteTree,
+    *,
+    allow_stop: bool = True,
+    cost_weight: Float[ArrayLike, ""] | None = None,
 ) -> Float[Array, "query stage action"]:
-    """Return the action probabilities at each stage of the greedy routes; after their end STOP has probability 1."""
-    seen = _walk_greedily(params, tree, allow_stop).observation
+    """Return the action probabilities at each stage of the greedy routes; after their end STOP has probability 1.
+
+    For `cost_weight` see `greedy_routes`.
+    """
+    seen = _walk(greedy_action, params, tree, jax.random.key(0), allow_stop, cost_weight).observation
     probabilities = jax.vmap(jax.vmap(partial(_action_probabilities, params)))(seen)
     return jnp.swapaxes(probabilities, 0, 1)
+
+
+def asked_for(router: Router, cost_weight: float | None) -> Router:
+    """Return the router asked for another trade-off; None leaves it as it is.
+
+    Raises `ConfigError` when the cost weight is no price, or the router is not conditioned on it.
+    """
+    if cost_weight is None:
+        return router
+    _refuse_unread(router.params, check_cost_weight(cost_weight))
+    return dataclasses.replace(router, cost_weight=cost_weight)
 
 
 def live_legal(router: Router, stage: int) -> Bool[np.ndarray, " action"]:
@@ -75,8 +115,10 @@ def next_action(
 ) -> tuple[int, Float[np.ndarray, " action"]]:
     """Return the likeliest legal action (a model index, or STOP) and the probabilities of all actions.
 
-    Raises `DataError` when no action is legal.
+    A conditioned router is asked for the trade-off of `router.cost_weight`. Raises `DataError` when no action is
+    legal, `ConfigError` when the router has a cost weight and is not conditioned on it.
     """
+    _refuse_unread(router.params, router.cost_weight)
     if not np.any(legal):
         raise DataError("A router chooses among legal actions, but none is legal here; end the route instead.")
     observation = Observation(
@@ -84,14 +126,39 @@ def next_action(
         stage=jnp.asarray(stage, jnp.int32),
         cum_cost=jnp.asarray(cum_cost, jnp.float32),
         legal=jnp.asarray(legal, bool),
+        cost_weight=None if router.cost_weight is None else jnp.asarray(router.cost_weight, jnp.float32),
     )
     probabilities = np.asarray(_jitted_probabilities(router.params, observation))
     return int(probabilities.argmax()), probabilities
 
 
-def _walk_greedily(params: RouterParams, tree: RouteTree, allow_stop: bool) -> Trajectory:
-    key = jax.random.key(0)  # the greedy policy draws nothing
-    return rollout(greedy_action, params, tree, reset_all(tree), key=key, cost_weight=0.0, allow_stop=allow_stop)
+def _walk(
+    policy: Policy,
+    params: RouterParams,
+    tree: RouteTree,
+    key: Key[Array, ""],
+    allow_stop: bool,
+    cost_weight: Float[ArrayLike, ""] | None,
+) -> Trajectory:
+    _refuse_unread(params, cost_weight)
+    return rollout(
+        policy,
+        params,
+        tree,
+        reset_all(tree),
+        key=key,
+        cost_weight=0.0 if cost_weight is None else cost_weight,
+        allow_stop=allow_stop,
+        is_cost_weight_shown=cost_weight is not None,
+    )
+
+
+def _refuse_unread(params: RouterParams, cost_weight: Float[ArrayLike, ""] | None) -> None:
+    if cost_weight is not None and not is_conditioned(params):
+        raise ConfigError(
+            "A cost weight can be asked of a router that is conditioned on it, but this one was trained for a single "
+            "one; leave cost_weight out, or train with network.is_conditioned."
+        )
 
 
 def _action_probabilities(params: RouterParams, observation: Observation) -> Float[Array, " action"]:

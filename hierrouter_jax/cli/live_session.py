@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hierrouter_jax.agent.router import Router
+from hierrouter_jax.agent.router import Router, asked_for
 from hierrouter_jax.cli.output import print_note
 from hierrouter_jax.cli.packaged import SMALL_POOL, packaged_file
 from hierrouter_jax.encoder.sentence_encoder import load_encoder
@@ -50,15 +50,20 @@ class LiveSession:
 
 @contextmanager
 def open_session(
-    run_dir: Path, *, pool: Path | None, encoder: str | None, store: Path | None = None
+    run_dir: Path,
+    *,
+    pool: Path | None,
+    encoder: str | None,
+    store: Path | None = None,
+    cost_weight: float | None = None,
 ) -> Iterator[LiveSession]:
     """Open a run for live answers; weights that are not on this machine are fetched, with progress.
 
-    The default pool and encoder are those of the packaged tree. Raises `DataError` when the run was trained with
-    others than those given.
+    `cost_weight` is asked of a conditioned router; `ConfigError` when the run's is none. The default pool and encoder
+    are those of the packaged tree. Raises `DataError` when the run was trained with others than those given.
     """
     terms = terms_of_run(read_record(run_dir))
-    router = load_router(run_dir)
+    router = asked_for(load_router(run_dir), cost_weight)
     print_note("opening the encoder and the pool; what is not on this machine yet is downloaded once")
     text_encoder = load_encoder() if encoder is None else load_encoder(encoder)
     engine = FlaxEngine(load_pool(packaged_file(SMALL_POOL) if pool is None else pool))

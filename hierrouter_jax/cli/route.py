@@ -43,6 +43,8 @@ class Command:
     """Response store used as a cache; nothing in it is asked again."""
     batch_size: int = 16
     """Lines answered together."""
+    cost_weight: float | None = None
+    """For a router that is conditioned on it: the quality one gives up for one call of the dearest model."""
     json: Path | None = None
     """Write all results there as JSON."""
 
@@ -54,7 +56,13 @@ def run(command: Command) -> None:
     rows = _rows(command)
     outcomes: list[dict[str, Any]] = []
     with (
-        open_session(command.run_dir, pool=command.pool, encoder=command.encoder, store=command.store) as session,
+        open_session(
+            command.run_dir,
+            pool=command.pool,
+            encoder=command.encoder,
+            store=command.store,
+            cost_weight=command.cost_weight,
+        ) as session,
         progress_bar("answering", len(rows), is_quiet=len(rows) < 2) as advance,
     ):
         try:

@@ -51,17 +51,22 @@ def report_page(runs: Sequence[RunReport]) -> str:
     title = "Routing report: " + ", ".join(run.name for run in runs)
     sections = [_overview(runs)] if len(runs) > 1 else []
     sections += [_run_section(run) for run in runs]
+    return page_of(title, "".join(sections))
+
+
+def page_of(title: str, body: str) -> str:
+    """Return a whole page of HTML under one title, which is escaped; the body is HTML already."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{html.escape(title)}</h1>\n{''.join(sections)}</body>\n</html>\n"
+        f"<h1>{html.escape(title)}</h1>\n{body}</body>\n</html>\n"
     )
 
 
 def _overview(runs: Sequence[RunReport]) -> str:
     table = html_table(system_table(merged_comparison(runs)))
-    return f"<h2>All runs</h2>\n{table}" + "".join(map(_figure_html, figures_of_all(runs)))
+    return f"<h2>All runs</h2>\n{table}" + "".join(map(figure_html, figures_of_all(runs)))
 
 
 def _run_section(run: RunReport) -> str:
@@ -69,7 +74,7 @@ def _run_section(run: RunReport) -> str:
         f"<h2>{html.escape(run.name)}</h2>\n",
         html_table(system_table(run.comparison)),
         _reading_notes(run.comparison),
-        *map(_figure_html, figures_of_run(run)),
+        *map(figure_html, figures_of_run(run)),
         html_table(task_quality_table(run.comparison)),
         html_table(task_cost_table(run.comparison)),
     ]
@@ -87,7 +92,8 @@ def _reading_notes(comparison: Comparison) -> str:
     return f"<p>{html.escape(notes)}</p>\n"
 
 
-def _figure_html(figure: CaptionedFigure) -> str:
+def figure_html(figure: CaptionedFigure) -> str:
+    """Return a figure, drawn for light and for dark, with its caption."""
     light, dark = (_data_uri(png_bytes(figure.draw(theme))) for theme in (LIGHT, DARK))
     text = html.escape(figure.caption)
     return (

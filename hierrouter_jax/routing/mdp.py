@@ -46,6 +46,7 @@ class Observation:
     stage: Int[Array, ""]
     cum_cost: Float[Array, ""]
     legal: Bool[Array, " action"]  # model indices, then STOP; never all False
+    cost_weight: Float[Array, ""] | None = None  # shown to routers that are conditioned on it
 
 
 def check_cost_weight(cost_weight: float) -> float:
@@ -79,13 +80,16 @@ def reset_all(tree: RouteTree) -> RouterState:
     return jax.vmap(reset_at)(jnp.arange(tree.num_queries))
 
 
-def observe(tree: RouteTree, state: RouterState, *, allow_stop: bool = True) -> Observation:
-    """Return what the router sees in `state`."""
+def observe(
+    tree: RouteTree, state: RouterState, *, allow_stop: bool = True, cost_weight: Float[ArrayLike, ""] | None = None
+) -> Observation:
+    """Return what the router sees in `state`; the cost weight only where it is given."""
     return Observation(
         context=tree.context[tree.context_row[state.query_index, state.node]],
         stage=state.stage,
         cum_cost=state.cum_cost,
         legal=legal_actions(tree, state, allow_stop=allow_stop),
+        cost_weight=None if cost_weight is None else jnp.asarray(cost_weight, jnp.float32),
     )
 
 

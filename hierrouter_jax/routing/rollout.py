@@ -59,22 +59,28 @@ def rollout(
     states: RouterState,
     *,
     key: Key[Array, ""],
-    cost_weight: Float[ArrayLike, ""],
+    cost_weight: Float[ArrayLike, "*batch"],
     allow_stop: bool = True,
     row_ids: Int[Array, " batch"] | None = None,
+    is_cost_weight_shown: bool = False,
 ) -> Trajectory:
     """Walk every row of `states` to its end.
 
-    `row_ids` names the rows for the random numbers (default 0, 1, ...); give global ids when the batch is one
-    device's share of a larger one.
+    `cost_weight` is one number, or one a row; `is_cost_weight_shown` puts it into the observations, for routers that
+    are conditioned on it. `row_ids` names the rows for the random numbers (default 0, 1, ...); give global ids when
+    the batch is one device's share of a larger one.
     """
     if row_ids is None:
         row_ids = jnp.arange(states.query_index.shape[0])
     keys = row_keys(key, row_ids)
+    cost_weights = jnp.broadcast_to(jnp.asarray(cost_weight, jnp.float32), states.query_index.shape)
 
     def walk_one_stage(states: RouterState, time: Int[Array, ""]) -> tuple[RouterState, Trajectory]:
-        def walk_row(state: RouterState, row_key: Key[Array, ""]) -> tuple[RouterState, Trajectory]:
-            observation = observe(tree, state, allow_stop=allow_stop)
+        def walk_row(
+            state: RouterState, row_key: Key[Array, ""], cost_weight: Float[Array, ""]
+        ) -> tuple[RouterState, Trajectory]:
+            shown = cost_weight if is_cost_weight_shown else None
+            observation = observe(tree, state, allow_stop=allow_stop, cost_weight=shown)
             choice = policy(params, observation, key=jax.random.fold_in(row_key, time))
             following, reward, discount = step(
                 tree, state, choice.action, cost_weight=cost_weight, allow_stop=allow_stop
@@ -91,7 +97,7 @@ def rollout(
             )
             return following, record
 
-        return jax.vmap(walk_row)(states, keys)
+        return jax.vmap(walk_row)(states, keys, cost_weights)
 
     return jax.lax.scan(walk_one_stage, states, jnp.arange(tree.num_stages))[1]
 

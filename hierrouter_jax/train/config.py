@@ -67,7 +67,9 @@ class TrainConfig:
     """One training run. The defaults suit a tree of a few hundred queries, three models and two or three stages."""
 
     cost_weight: float = 0.1
-    """Quality one gives up for one call of the dearest model."""
+    """Quality one gives up for one call of the dearest model. For a conditioned router, the one taken unless asked."""
+    cost_weight_range: tuple[float, float] = (0.01, 1.0)
+    """For a conditioned router: each training episode draws its cost weight between the two, or 0."""
     allow_stop: bool = True
     """May the router end a route early? False is the paper's MDP of fixed length."""
     num_updates: int = 300
@@ -96,6 +98,9 @@ class TrainConfig:
             *_out_of_range(self, counts, low=1),
             *_out_of_range(self, ("num_checkpoints_kept",), low=2),
         ]
+        low, high = self.cost_weight_range
+        if not 0 < low < high < math.inf:
+            problems.append(f"cost_weight_range must be two rising, finite numbers above 0, but is {(low, high)}")
         if not problems and self.num_envs % self.ppo.num_minibatches != 0:
             problems.append(
                 f"num_envs must be a multiple of num_minibatches, but {self.num_envs} is not one of "

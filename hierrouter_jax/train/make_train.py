@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from hierrouter_jax.agent.networks import init_router
+from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.keys import stream_key
 from hierrouter_jax.routing.mdp import check_cost_weight
 from hierrouter_jax.routing.route_tree import RouteTree
@@ -34,7 +35,8 @@ class TrainFn(Protocol):
 def make_train(config: TrainConfig, tree: RouteTree) -> TrainFn:
     """Return `train(key, cost_weight=None) -> TrainOutput`, which trains a router on `tree`.
 
-    The key alone decides the outcome; `config.seed` and the intervals are for `train_run`.
+    The key alone decides the outcome; `config.seed` and the intervals are for `train_run`. A conditioned router
+    (`network.is_conditioned`) learns all trade-offs at once and takes no cost weight.
     """
     update = make_update(make_optimizer(config), config.ppo, allow_stop=config.allow_stop)
     row_ids = jnp.arange(config.num_envs)
@@ -62,6 +64,7 @@ def init_train_state(
         num_models=num_models,
         num_stages=num_stages,
         key=stream_key(key, "weights"),
+        default_cost_weight=config.cost_weight,
     )
     return make_train_state(params, make_optimizer(config), key=stream_key(key, "updates"))
 
@@ -74,12 +77,18 @@ def input_sizes(tree: RouteTree) -> dict[str, int]:
 def make_environment(
     config: TrainConfig, tree: RouteTree, cost_weight: Float[ArrayLike, ""] | None = None
 ) -> Environment:
-    """Return the tree with the config's cost weight, or with another one."""
+    """Return the tree with the config's cost weight, or with another one; `ConfigError` when there can be no other."""
+    bounds = jnp.asarray(config.cost_weight_range, jnp.float32) if config.network.is_conditioned else None
     if cost_weight is None:
         cost_weight = config.cost_weight
+    elif bounds is not None:
+        raise ConfigError(
+            "A conditioned router is trained for every cost weight of cost_weight_range, but one was given; leave it "
+            "out, or set network.is_conditioned to False."
+        )
     elif not isinstance(cost_weight, jax.core.Tracer):
         check_cost_weight(float(jnp.asarray(cost_weight)))
-    return Environment(tree=tree, cost_weight=jnp.asarray(cost_weight, jnp.float32))
+    return Environment(tree=tree, cost_weight=jnp.asarray(cost_weight, jnp.float32), cost_weight_range=bounds)
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:

@@ -18,30 +18,35 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from hierrouter_jax.agent.distributions import entropy, log_prob_of
-from hierrouter_jax.agent.networks import RouterParams, apply_router
+from hierrouter_jax.agent.networks import RouterParams
 from hierrouter_jax.agent.policies import sample_action
 from hierrouter_jax.core.keys import row_keys, stream_key
 from hierrouter_jax.core.structs import array_struct
 from hierrouter_jax.rl.advantages import gae_advantages
 from hierrouter_jax.rl.losses import approximate_kl, clipped_policy_loss, clipped_value_loss
-from hierrouter_jax.routing.mdp import Observation, reset, step
+from hierrouter_jax.routing.mdp import RouterState, reset, step
 from hierrouter_jax.routing.rollout import Trajectory, rollout
+from hierrouter_jax.routing.route_tree import RouteTree
+from hierrouter_jax.train.answers import answer_decisions, answered_tree, is_table_smaller, sample_from_answer
 from hierrouter_jax.train.config import PPOConfig
 from hierrouter_jax.train.state import Environment, TrainState, UpdateMetrics, count_up
 
 UpdateFn = Callable[[TrainState, Int[Array, " batch"], Environment], tuple[TrainState, UpdateMetrics]]
 T = TypeVar("T")
+SHARE_OF_FREE = 1 / 8  # of a conditioned router's training episodes: those in which cost does not count
 _ADVANTAGE_EPSILON = 1e-8
 
 
 @array_struct
 class Decisions:
-    """What the loss needs to know of each step, [time batch] in every field."""
+    """What the loss needs to know of each step, [time batch] in every field. Contexts stay in the tree."""
 
-    observation: Observation
+    state: RouterState
+    legal: Bool[Array, "time batch action"]
+    cost_weight: Float[Array, "time batch"] | None  # where the network is shown it
     action: Int[Array, "time batch"]
     old_log_prob: Float[Array, "time batch"]
     old_value: Float[Array, "time batch"]
@@ -85,7 +90,9 @@ def make_update(
             carry: tuple[RouterParams, optax.OptState], epoch_key: Key[Array, ""]
         ) -> tuple[tuple[RouterParams, optax.OptState], tuple[LossTerms, Array]]:
             positions = deal_minibatches(row_ids, config.num_minibatches, key=epoch_key)
-            return jax.lax.scan(lambda carry, rows: take_step(*carry, select_rows(decisions, rows)), carry, positions)
+            return jax.lax.scan(
+                lambda carry, rows: take_step(*carry, select_rows(decisions, rows), environment.tree), carry, positions
+            )
 
         epoch_keys = jax.random.split(stream_key(key, "minibatches"), config.num_epochs)
         (params, opt_state), steps = jax.lax.scan(run_epoch, (state.params, state.opt_state), epoch_keys)
@@ -122,16 +129,15 @@ def collect_episodes(
     """Route one query a row, drawn uniformly, with actions sampled from the policy."""
     tree = environment.tree
     query_keys = row_keys(stream_key(key, "queries"), row_ids)
-    return rollout(
-        sample_action,
-        params,
-        tree,
-        jax.vmap(lambda query_key: reset(tree, key=query_key))(query_keys),
-        key=stream_key(key, "actions"),
-        cost_weight=environment.cost_weight,
-        allow_stop=allow_stop,
-        row_ids=row_ids,
-    )
+    states = jax.vmap(lambda query_key: reset(tree, key=query_key))(query_keys)
+    walk = partial(rollout, key=stream_key(key, "actions"), allow_stop=allow_stop, row_ids=row_ids)
+    if environment.cost_weight_range is not None:
+        cost_weights = draw_cost_weights(environment.cost_weight_range, row_ids, key=stream_key(key, "cost_weights"))
+        return walk(sample_action, params, tree, states, cost_weight=cost_weights, is_cost_weight_shown=True)
+    if is_table_smaller(tree, tree.num_stages * row_ids.shape[0]):
+        answered = answered_tree(params, tree)
+        return walk(sample_from_answer, None, answered, states, cost_weight=environment.cost_weight)
+    return walk(sample_action, params, tree, states, cost_weight=environment.cost_weight)
 
 
 def estimate_targets(trajectory: Trajectory, config: PPOConfig) -> Decisions:
@@ -140,7 +146,9 @@ def estimate_targets(trajectory: Trajectory, config: PPOConfig) -> Decisions:
         trajectory.reward, config.discount * trajectory.discount, trajectory.value, 0.0
     )
     return Decisions(
-        observation=trajectory.observation,
+        state=trajectory.state,
+        legal=trajectory.observation.legal,
+        cost_weight=trajectory.observation.cost_weight,
         action=trajectory.action,
         old_log_prob=trajectory.log_prob,
         old_value=trajectory.value,
@@ -174,6 +182,7 @@ def minibatch_step(
     params: RouterParams,
     opt_state: optax.OptState,
     decisions: Decisions,
+    tree: RouteTree,
     *,
     optimizer: optax.GradientTransformation,
     config: PPOConfig,
@@ -183,7 +192,7 @@ def minibatch_step(
     num_decisions = sum_over_devices(decisions.mask.sum(), axis_name)
     advantages = normalise_advantages(decisions.advantage, decisions.mask, axis_name=axis_name)
     decisions = dataclasses.replace(decisions, advantage=advantages)
-    gradients, terms = jax.grad(ppo_loss, has_aux=True)(params, decisions, num_decisions, config)
+    gradients, terms = jax.grad(ppo_loss, has_aux=True)(params, decisions, tree, num_decisions, config)
     # Each device's loss is its sum over the count of all, so the sum over devices is the minibatch's mean.
     gradients, terms = sum_over_devices((gradients, terms), axis_name)
     updates, opt_state = optimizer.update(gradients, opt_state, params)
@@ -202,26 +211,28 @@ def normalise_advantages(
 
 
 def ppo_loss(
-    params: RouterParams, decisions: Decisions, num_decisions: Float[Array, ""], config: PPOConfig
+    params: RouterParams, decisions: Decisions, tree: RouteTree, num_decisions: Float[Array, ""], config: PPOConfig
 ) -> tuple[Float[Array, ""], LossTerms]:
     """Return policy loss + c_v * value loss - c_e * entropy, summed over the decisions here and divided by the count.
 
     `num_decisions` counts those of all devices.
     """
-    output = jax.vmap(jax.vmap(partial(apply_router, params)))(decisions.observation)
-    legal = decisions.observation.legal
-    log_prob = jax.vmap(jax.vmap(log_prob_of))(output.logits, legal, decisions.action)
+    # One long axis: products of two short ones would have their operands turned around.
+    decisions = jax.tree.map(lambda leaf: leaf.reshape((-1, *leaf.shape[2:])), decisions)
+    output = answer_decisions(params, tree, decisions.state, decisions.legal, decisions.cost_weight)
+    legal = decisions.legal
+    log_prob = jax.vmap(log_prob_of)(output.logits, legal, decisions.action)
     value_clip = jnp.inf if config.value_clip_epsilon is None else config.value_clip_epsilon
     ratio_change = jnp.abs(jnp.exp(log_prob - decisions.old_log_prob) - 1)
 
-    def mean(terms: Float[Array, "time batch"]) -> Float[Array, ""]:
+    def mean(terms: Float[Array, " decision"]) -> Float[Array, ""]:
         return jnp.sum(decisions.mask * terms) / num_decisions
 
     policy = mean(
         clipped_policy_loss(log_prob, decisions.old_log_prob, decisions.advantage, clip_epsilon=config.clip_epsilon)
     )
     value = mean(clipped_value_loss(output.value, decisions.old_value, decisions.target, clip_epsilon=value_clip))
-    bonus = mean(jax.vmap(jax.vmap(entropy))(output.logits, legal))
+    bonus = mean(jax.vmap(entropy)(output.logits, legal))
     total = policy + config.value_coefficient * value - config.entropy_coefficient * bonus
     return total, LossTerms(
         total=total,
@@ -231,6 +242,19 @@ def ppo_loss(
         approx_kl=mean(approximate_kl(log_prob, decisions.old_log_prob)),
         clip_fraction=mean((ratio_change > config.clip_epsilon).astype(jnp.float32)),
     )
+
+
+def draw_cost_weights(
+    bounds: Float[Array, " bound"], row_ids: Int[Array, " batch"], *, key: Key[Array, ""]
+) -> Float[Array, " batch"]:
+    """Return one cost weight a row: 0 in an eighth of the rows, log-uniform between the bounds in the others."""
+
+    def draw(row_key: Key[Array, ""]) -> Float[Array, ""]:
+        place, is_positive = jax.random.uniform(row_key, (2,))
+        low, high = jnp.log(bounds[0]), jnp.log(bounds[1])
+        return jnp.where(is_positive < SHARE_OF_FREE, 0.0, jnp.exp(low + place * (high - low)))
+
+    return jax.vmap(draw)(row_keys(key, row_ids))
 
 
 def episode_metrics(
@@ -244,7 +268,8 @@ def episode_metrics(
     """Return the number of hops taken, and the metrics of `UpdateMetrics` that speak of episodes and values."""
     tree = environment.tree
     last_state = jax.tree.map(lambda leaf: leaf[-1], trajectory.state)
-    take_action = partial(step, tree, cost_weight=environment.cost_weight, allow_stop=allow_stop)
+    # What is wanted of the last step is where it leads, which no cost weight changes.
+    take_action = partial(step, tree, cost_weight=0.0, allow_stop=allow_stop)
     final, _, _ = jax.vmap(take_action)(last_state, trajectory.action[-1])
     per_episode = {
         "utility": trajectory.reward.sum(axis=0),

@@ -37,6 +37,8 @@ class Environment:
 
     tree: RouteTree
     cost_weight: Float[Array, ""]
+    # For a router conditioned on the price: every episode draws one between the two, or 0.
+    cost_weight_range: Float[Array, " bound"] | None = None
 
 
 @array_struct

@@ -136,3 +136,37 @@ def test_configs_go_to_json_and_back():
 def test_sizes_of_no_network_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         RouterNetConfig(**changes)
+
+
+CONDITIONED = dataclasses.replace(SMALL, is_conditioned=True)
+
+
+@pytest.mark.parametrize("cost_weight", [0.0, 0.004, 0.1, 3.0, 1e4])
+def test_the_cost_weight_is_read_between_its_knots(cost_weight):
+    """Knot k stands at 0.01 * (e**k - 1); NumPy's interpolation between the learned vectors is the oracle."""
+    params = random_weights(CONDITIONED)
+    weights = jax.tree.map(np.asarray, params.weights)
+    knots = 0.01 * np.expm1(np.arange(8))
+    place = np.interp(np.log1p(cost_weight / 0.01), np.log1p(knots / 0.01), np.arange(8))
+    vectors = weights["cost_weight_embedding"]["embedding"]
+    read = [np.interp(place, np.arange(8), vectors[:, dim]) for dim in range(5)]
+    seen = observation().replace(cost_weight=jnp.float32(cost_weight))
+    stage = weights["stage_embedding"]["embedding"][1]
+    inputs = np.concatenate([np.asarray(seen.context) * np.sqrt(DIM), stage, [0.7, np.log(1.7)], read])
+    features = numpy_torso(CONDITIONED, weights["policy_torso"], inputs)
+    logits = features @ weights["policy_head"]["kernel"] + weights["policy_head"]["bias"]
+    np.testing.assert_allclose(apply_router(params, seen).logits, logits, rtol=1e-3, atol=1e-4)
+
+
+def test_a_conditioned_router_that_is_shown_no_cost_weight_takes_its_default():
+    params = init_router(
+        CONDITIONED,
+        context_dim=DIM,
+        num_models=NUM_MODELS,
+        num_stages=NUM_STAGES,
+        key=jax.random.key(1),
+        default_cost_weight=0.3,
+    )
+    shown = [observation().replace(cost_weight=jnp.float32(weight)) for weight in (0.3, 0.2)]
+    values = [float(apply_router(params, seen).value) for seen in (observation(), *shown)]
+    assert values[0] == values[1] != values[2]

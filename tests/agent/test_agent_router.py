@@ -10,13 +10,14 @@ from hierrouter_jax.agent.distributions import masked_probs
 from hierrouter_jax.agent.networks import RouterNetConfig, apply_router
 from hierrouter_jax.agent.router import (
     Router,
+    asked_for,
     greedy_routes,
     live_legal,
     next_action,
     sampled_routes,
     stage_probabilities,
 )
-from hierrouter_jax.core.errors import DataError
+from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.routing.mdp import observe, reset_at
 from hierrouter_jax.routing.scores import score_routes
 
@@ -110,3 +111,33 @@ def test_routes_of_new_weights_do_not_retrace():
     other = greedy_routes(jax.tree.map(jnp.negative, router.params), tree)
     assert greedy_routes._cache_size() == size
     assert (first.actions != other.actions).any()
+
+
+def test_a_conditioned_router_routes_by_the_cost_weight_asked_of_it():
+    """In the tree and live alike; one that was trained for a single trade-off refuses to be asked."""
+    tree = random_tree(3, num_queries=23, num_stages=2)
+    plain = make_router(tree)
+    config = RouterNetConfig(hidden_sizes=(11,), stage_embed_dim=5, is_conditioned=True)
+    params = random_params(config, context_dim=5, num_stages=2, seed=4, head_gain=3.0)  # one that minds the price
+    conditioned = plain.replace(params=params, config=config)
+    routes = {weight: np.asarray(greedy_routes(params, tree, cost_weight=weight).actions) for weight in (0.0, 0.1, 3.0)}
+    assert any((routes[0.0] != routes[weight]).any() for weight in (0.1, 3.0))
+    legal = np.asarray([True, True, True, False])
+    for weight, expected in routes.items():
+        asked = conditioned.replace(cost_weight=weight)
+        first = [
+            next_action(asked, Walker(tree, q, cost_weight=0.0, allow_stop=True).context, 0, 0.0, legal)
+            for q in range(23)
+        ]
+        np.testing.assert_array_equal([action for action, _ in first], expected[:, 0])
+        seen = stage_probabilities(params, tree, cost_weight=weight)
+        np.testing.assert_allclose(seen[:, 0], [probabilities for _, probabilities in first], atol=1e-5)
+    with pytest.raises(ConfigError, match="conditioned"):
+        greedy_routes(plain.params, tree, cost_weight=0.1)
+    with pytest.raises(ConfigError, match="conditioned"):
+        next_action(plain.replace(cost_weight=0.1), tree.context[0], 0, 0.0, legal)
+    assert asked_for(conditioned, 0.1).cost_weight == 0.1
+    assert asked_for(plain, None) is plain
+    for router, cost_weight in ((plain, 0.1), (conditioned, -0.1)):
+        with pytest.raises(ConfigError, match="cost_weight"):
+            asked_for(router, cost_weight)

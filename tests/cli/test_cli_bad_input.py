@@ -125,6 +125,14 @@ CASES = {
         '{"question": "why?"}\nwhy?\n{"question": ""}\n{"question": "a", "choices": ["b"]}\n{"query": "a"}\n',
         ["line 2", "line 3", "line 4", "line 5"],
     ),
+    "trade-off of a router that knows one alone": (
+        ["route", "why?", "--run-dir", "run", "--cost-weight", "0.3"],
+        "",
+        ["conditioned"],
+    ),
+    "sweep without a price": (["sweep", *ON_TREE, "--out", "swept", "--cost-weights", "-1"], "", ["finite and >= 0"]),
+    "sweep into a file": (["sweep", *ON_TREE, *TINY, "--out", "file/swept"], "", ["file/swept"]),
+    "benchmark of no episodes": (["bench", "train", "--runs", "0"], "", ["runs must be >= 1"]),
     "no question": (["route", "--run-dir", "run"], "\n\n", ["no question"]),
 }
 

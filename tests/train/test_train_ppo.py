@@ -9,9 +9,11 @@ import pytest
 from synthetic_trees import context_dependent_tree, random_tree
 
 from hierrouter_jax.agent.networks import RouterNetConfig, apply_router
+from hierrouter_jax.routing.mdp import observe
 from hierrouter_jax.routing.rollout import routes_of
 from hierrouter_jax.routing.scores import RouteBatch, score_routes
 from hierrouter_jax.train.config import PPOConfig, TrainConfig
+from hierrouter_jax.train.loop import make_update_block
 from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment, make_optimizer
 from hierrouter_jax.train.ppo import (
     collect_episodes,
@@ -63,20 +65,22 @@ def test_targets_are_those_of_a_loop_backwards(played):
 
 
 def test_the_loss_is_that_of_a_loop_over_decisions(played):
-    config, state, _, trajectory = played
+    config, state, environment, trajectory = played
     decisions = estimate_targets(trajectory, config.ppo)
     rng = np.random.default_rng(7)
     # The policy has moved on since it acted, far enough for ratios and values to be clipped.
     params = jax.tree.map(lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32), state.params)
     count = decisions.mask.sum()
-    total, terms = jax.jit(ppo_loss, static_argnames="config")(params, decisions, count, config=config.ppo)
+    total, terms = jax.jit(ppo_loss, static_argnames="config")(
+        params, decisions, environment.tree, count, config=config.ppo
+    )
 
     policy, value_loss, entropies, clipped = [], [], [], []
     for time, row in np.argwhere(np.asarray(decisions.mask) > 0):
         pick = lambda leaf, time=time, row=row: leaf[time, row]  # noqa: E731
-        output = apply_router(params, jax.tree.map(pick, decisions.observation))
-        logits = np.asarray(output.logits, np.float64)[np.asarray(decisions.observation.legal[time, row])]
-        legal_ids = np.flatnonzero(np.asarray(decisions.observation.legal[time, row]))
+        output = apply_router(params, observe(environment.tree, jax.tree.map(pick, trajectory.state)))
+        logits = np.asarray(output.logits, np.float64)[np.asarray(decisions.legal[time, row])]
+        legal_ids = np.flatnonzero(np.asarray(decisions.legal[time, row]))
         log_probs = logits - np.log(np.exp(logits).sum())
         log_prob = log_probs[list(legal_ids).index(int(decisions.action[time, row]))]
         ratio, advantage = (
@@ -101,7 +105,7 @@ def test_the_loss_is_that_of_a_loop_over_decisions(played):
 
 
 def test_steps_after_the_end_count_nowhere(played):
-    config, state, _, trajectory = played
+    config, state, environment, trajectory = played
     decisions = estimate_targets(trajectory, config.ppo)
     assert 0 < decisions.mask.mean() < 1
 
@@ -116,7 +120,9 @@ def test_steps_after_the_end_count_nowhere(played):
     )
     clean = decisions.replace(advantage=normalise_advantages(decisions.advantage, decisions.mask, axis_name=None))
     gradient = jax.jit(jax.grad(ppo_loss, has_aux=True), static_argnames="config")
-    results = [gradient(state.params, each, each.mask.sum(), config=config.ppo) for each in (clean, poisoned)]
+    results = [
+        gradient(state.params, each, environment.tree, each.mask.sum(), config=config.ppo) for each in (clean, poisoned)
+    ]
     jax.tree.map(np.testing.assert_array_equal, *results)
 
 
@@ -161,7 +167,8 @@ def test_selected_rows_are_whole_routes(played):
     rows = jnp.asarray([7, 2, 31])
     chosen = select_rows(decisions, rows)
     np.testing.assert_array_equal(chosen.action, decisions.action[:, rows])
-    np.testing.assert_array_equal(chosen.observation.context, decisions.observation.context[:, rows])
+    np.testing.assert_array_equal(chosen.state.node, decisions.state.node[:, rows])
+    np.testing.assert_array_equal(chosen.legal, decisions.legal[:, rows])
 
 
 def test_episode_metrics_are_those_of_the_scored_routes(played):
@@ -217,3 +224,16 @@ def test_the_hop_counter_carries_into_its_second_word():
     assert count_of(words) == 5 * 2**32 - 3
     assert count_of(count_up(words, jnp.uint32(2))) == 5 * 2**32 - 1
     assert count_of(count_up(words, jnp.uint32(7))) == 5 * 2**32 + 4
+
+
+def test_a_block_of_updates_stays_on_the_device():
+    """Inputs are placed beforehand; after that nothing crosses between host and device until the block has ended."""
+    tree = context_dependent_tree(2, num_queries=17, dim=7)
+    config = TrainConfig(num_envs=36, ppo=PPOConfig(num_minibatches=2, num_epochs=3), network=NET)
+    block = jax.jit(make_update_block(make_update(make_optimizer(config), config.ppo, allow_stop=True), 5))
+    state = init_train_state(config, key=jax.random.key(19), **input_sizes(tree))
+    inputs = jax.device_put((state, jnp.arange(36), make_environment(config, tree), jnp.int32(5)), jax.devices()[0])
+    block(*inputs)  # compiling moves constants
+    with jax.transfer_guard("disallow"):
+        after, _ = jax.block_until_ready(block(*inputs))
+    assert int(after.step) == 5

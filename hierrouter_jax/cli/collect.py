@@ -1,4 +1,8 @@
-"""`hierrouter collect`: tasks x pool become a response store and a tree file; the same command goes on after a stop."""
+"""`hierrouter collect`: tasks x pool become a response store and a tree file; the same command goes on after a stop.
+
+On several hosts each runs it with its own `--shard I/N` and store; `hierrouter store merge` makes one store of theirs,
+and the command without a shard makes the tree of it, asking nothing any more.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,10 @@ from typing import Any
 from hierrouter_jax.cli.output import print_lines, print_note, write_json
 from hierrouter_jax.cli.packaged import SMALL_POOL, packaged_file
 from hierrouter_jax.collect.collect_config import CollectConfig, load_collect_rows
-from hierrouter_jax.collect.collect_tree import collect_tree
+from hierrouter_jax.collect.collect_tree import collect_responses, collect_tree
 from hierrouter_jax.collect.collection_inputs import nodes_of_routes
-from hierrouter_jax.collect.collection_report import summary_lines
+from hierrouter_jax.collect.collection_report import LiveCounts, summary_lines
+from hierrouter_jax.collect.query_shards import read_shard, rows_of_shard
 from hierrouter_jax.collect.tree_file import report_path, save_tree
 from hierrouter_jax.core.atomic_files import require_writable
 from hierrouter_jax.core.configs import from_json_dict, read_json
@@ -33,10 +38,12 @@ ROUTE_SEPARATOR = ">"
 class Command:
     """Options of `collect`: what to collect, by options or by `--config`, and where it goes."""
 
-    out: Path
-    """The tree file to write (.npz)."""
     store: Path
     """The response store; what is in it is not asked again."""
+    out: Path | None = None
+    """The tree file to write (.npz); needed unless a shard is collected, which makes none."""
+    shard: str | None = None
+    """I/N, I from 0: ask only for this host's share of the queries, into its own store."""
     config: Path | None = None
     """A config in place of the options below: a Python module with CONFIG, or a JSON file."""
     tasks: tuple[str, ...] = ()
@@ -62,33 +69,74 @@ class Command:
 
 
 def run(command: Command) -> None:
-    """Collect, save the tree, and say what was found."""
-    if command.json is not None and command.json.absolute() == report_path(command.out).absolute():
-        raise ConfigError(f"--json must not be {command.json}, where the tree's own report goes; choose another name.")
+    """Collect, save the tree, and say what was found; of a shard, fill the store alone."""
+    shard = None if command.shard is None else read_shard(command.shard)
+    out = _checked_places(command)
     config = _config_of(command)
     rows = load_collect_rows(config)
+    if shard is not None:
+        rows = rows_of_shard(rows, shard)
     print_note(f"rows: {', '.join(f'{split} {len(own)}' for split, own in rows.items())}; store: {command.store}")
     engine = FlaxEngine(load_pool(config.pool))
     for card in engine.cards:  # a figure that the cost model lacks is told before anything is asked
         hop_cost(card, 1, 1, cost_model=config.cost_model)
-    require_writable(command.out)
+    nodes = nodes_of_routes(config.routes, [card.name for card in engine.cards])
+    asking: dict[str, Any] = {
+        "num_stages": config.num_stages,
+        "prompt_version": config.prompt_version,
+        "chunk_size": config.chunk_size,
+        "nodes": nodes,
+    }
+    if out is not None:
+        require_writable(out)
     with ResponseStore(command.store) as store:
+        if out is None:
+            _tell_shard(command, collect_responses(engine, rows, store, **asking))
+            return
+        encoder = load_encoder(config.encoder)
         tree_file = collect_tree(
-            engine,
-            rows,
-            store,
-            num_stages=config.num_stages,
-            encoder=load_encoder(config.encoder),
-            prompt_version=config.prompt_version,
-            cost_model=config.cost_model,
-            chunk_size=config.chunk_size,
-            seed=config.splits.seed,
-            nodes=nodes_of_routes(config.routes, [card.name for card in engine.cards]),
+            engine, rows, store, encoder=encoder, cost_model=config.cost_model, seed=config.splits.seed, **asking
         )
-    save_tree(command.out, tree_file)
+    save_tree(out, tree_file)
     report = tree_file.report
-    print_lines([*([] if report is None else summary_lines(report)), f"tree: {command.out}"])
-    write_json(command.json, {"tree": str(command.out), "report": report and dataclasses.asdict(report)})
+    print_lines([*([] if report is None else summary_lines(report)), f"tree: {out}"])
+    write_json(command.json, {"tree": str(out), "report": report and dataclasses.asdict(report)})
+
+
+def _checked_places(command: Command) -> Path | None:
+    """Return where the tree goes, None for a shard; `ConfigError` where that does not fit the other options."""
+    if command.shard is not None:
+        if command.out is not None:
+            raise ConfigError(
+                f"--out must not be given with --shard, but is {command.out}: a shard makes no tree. Merge the stores "
+                "of all shards (hierrouter store merge), then collect without --shard."
+            )
+        return None
+    if command.out is None:
+        raise ConfigError("--out must name the tree file to write (.npz), or --shard a share of the queries.")
+    if command.json is not None and command.json.absolute() == report_path(command.out).absolute():
+        raise ConfigError(f"--json must not be {command.json}, where the tree's own report goes; choose another name.")
+    return command.out
+
+
+def _tell_shard(command: Command, counts: LiveCounts) -> None:
+    figures = {
+        "num_stored_before": counts.num_stored_before,
+        "num_generated": counts.num_generated,
+        "generated_prompt_tokens": counts.num_prompt_tokens,
+        "generated_new_tokens": counts.num_new_tokens,
+        "num_scored": counts.num_scored,
+        "generation_s": counts.generation.total_s,
+        "scoring_s": counts.scoring.total_s,
+    }
+    print_lines(
+        [
+            f"shard {command.shard}: {counts.num_stored_before} responses were stored, {counts.num_generated} "
+            f"generated in {counts.generation.total_s:.1f} s",
+            f"store: {command.store}",
+        ]
+    )
+    write_json(command.json, {"shard": command.shard, "store": str(command.store), **figures})
 
 
 def read_config(path: Path) -> CollectConfig:

@@ -17,7 +17,7 @@ from hierrouter_jax.collect.asking import DEFAULT_CHUNK_SIZE, generate_missing
 from hierrouter_jax.collect.build_outcomes import build_outcomes, context_texts, count_tasks, routable_queries
 from hierrouter_jax.collect.collection_inputs import WantedNodes, checked_rows, wanted_mask
 from hierrouter_jax.collect.collection_report import CollectionReport, LiveCounts, count_answers
-from hierrouter_jax.collect.frontier import Frontier, HopRequest
+from hierrouter_jax.collect.frontier import Frontier
 from hierrouter_jax.collect.hop_prompts import hop_request
 from hierrouter_jax.collect.outcomes import NodeOutcomes, row_ids_digest
 from hierrouter_jax.collect.score_responses import PlainScore, Scorer, missing_scores, score_missing, version_of
@@ -69,11 +69,8 @@ def collect_tree(
     scorer_version = version_of(scorer, scorer_version)
     num_nodes = count_nodes(len(engine.cards), num_stages)
 
-    def ask(card: ModelCard, row: TaskRow, earlier: Sequence[str]) -> GenerationRequest:
-        return hop_request(card, row, earlier, prompt_version=prompt_version)
-
     run = LiveCounts(is_quiet=is_quiet)
-    frontier = _frontier(engine, rows, ask, num_stages, wanted_mask(nodes, rows, num_nodes))
+    frontier = _frontier(engine, rows, prompt_version, num_stages, wanted_mask(nodes, rows, num_nodes))
     with _clear_interrupt(run, store):
         for stage in range(1, num_stages + 1):
             _fill_stage(run, frontier, engine, store, stage, chunk_size)
@@ -98,13 +95,49 @@ def collect_tree(
     return make_tree_file(manifest, outcomes, cost_model=cost_model, report=report)
 
 
+def collect_responses(
+    engine: TextEngine,
+    splits: Mapping[str, Sequence[TaskRow]],
+    store: ResponseStore,
+    *,
+    num_stages: int,
+    prompt_version: str = LATEST_PROMPT_VERSION,
+    chunk_size: int = DEFAULT_CHUNK_SIZE,
+    nodes: WantedNodes | None = None,
+    scorer: Scorer = score_answer,
+    scorer_version: str | None = None,
+    is_quiet: bool = False,
+) -> LiveCounts:
+    """Fill the store with the responses and scores that the trees of `splits` need, and make no tree.
+
+    What one host does of a collection that several share (`query_shards.py`); its part may lack a split, or be empty.
+    A mask or predicate of `nodes` counts the queries given here. Arguments
+    and errors are those of `collect_tree`, which makes the tree of the merged stores and asks nothing then.
+    """
+    rows = {split: tuple(own) for split, own in splits.items() if own}
+    scorer_version = version_of(scorer, scorer_version)
+    run = LiveCounts(is_quiet=is_quiet)
+    if not rows:
+        return run
+    num_nodes = count_nodes(len(engine.cards), num_stages)
+    frontier = _frontier(engine, rows, prompt_version, num_stages, wanted_mask(nodes, rows, num_nodes))
+    with _clear_interrupt(run, store):
+        for stage in range(1, num_stages + 1):
+            _fill_stage(run, frontier, engine, store, stage, chunk_size)
+        _score(run, frontier, store, scorer, scorer_version)
+    return run
+
+
 def _frontier(
     engine: TextEngine,
     rows: Mapping[str, Sequence[TaskRow]],
-    ask: HopRequest,
+    prompt_version: str,
     num_stages: int,
     wanted: np.ndarray | None,
 ) -> Frontier:
+    def ask(card: ModelCard, row: TaskRow, earlier: Sequence[str]) -> GenerationRequest:
+        return hop_request(card, row, earlier, prompt_version=prompt_version)
+
     all_rows = [row for own in rows.values() for row in own]
     return Frontier(all_rows, engine, ask, num_stages=num_stages, wanted=wanted)
 

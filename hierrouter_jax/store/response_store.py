@@ -23,6 +23,7 @@ from typing import Any
 from hierrouter_jax.core.configs import canonical_json, from_json_dict
 from hierrouter_jax.core.errors import DataError, HierRouterError, StorageError
 from hierrouter_jax.core.text import EncodedRequest, Response
+from hierrouter_jax.store.merging import Conflict, MergeReport, differing_fields
 from hierrouter_jax.store.request_keys import request_identity
 
 SCHEMA_VERSION = 1
@@ -100,21 +101,51 @@ class ResponseStore:
         there = {key for key, _ in self._select("responses", "key", distinct)}
         return [key for key in distinct if key not in there]
 
-    def merge(self, other_path: str | Path) -> int:
-        """Take over every response and score of another store that this one lacks; return how many responses."""
+    def merge(self, other_path: str | Path) -> MergeReport:
+        """Take over every response and score of another store that this one lacks, in one transaction.
+
+        So a merge that was killed has done nothing, and one that is repeated finds everything there. Under a key that
+        both have, this store's value stays; `MergeReport` names where they differ. The other store may be in use.
+        Raises `DataError` when it is damaged, or this very store.
+        """
         with ResponseStore.existing(other_path) as other:  # checks what it is before anything is copied
+            if self.path.samefile(other.path):
+                raise DataError(f"{self.path} cannot be merged into itself; name the other stores.")
+            other._check_pages()
             other_file = str(other.path)
         with self._clear_errors("merging into"):
             self._connection.execute("ATTACH DATABASE ? AS other", (other_file,))
             try:
                 with self._transaction():
-                    count = self._connection.execute(
-                        "INSERT OR IGNORE INTO main.responses SELECT * FROM other.responses"
-                    ).rowcount
-                    self._connection.execute("INSERT OR IGNORE INTO main.scores SELECT * FROM other.scores")
+                    return self._take_over()
             finally:
                 self._connection.execute("DETACH DATABASE other")
-        return count
+
+    def _take_over(self) -> MergeReport:
+        conflicts, counts = [], {}
+        for table, column in (("responses", "response"), ("scores", "score")):
+            both = f"main.{table} AS ours JOIN other.{table} AS theirs USING (key)"
+            rows = self._connection.execute(
+                f"SELECT key, ours.{column}, theirs.{column} FROM {both} WHERE ours.{column} <> theirs.{column}"
+                " ORDER BY key"
+            )
+            conflicts += [Conflict(table=table, key=key, fields=differing_fields(*values)) for key, *values in rows]
+            num_there = self._connection.execute(f"SELECT COUNT(*) FROM {both}").fetchone()[0]
+            inserted = self._connection.execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}")
+            counts[table] = (inserted.rowcount, num_there)
+        return MergeReport(
+            num_new_responses=counts["responses"][0],
+            num_new_scores=counts["scores"][0],
+            num_already_there=counts["responses"][1],
+            conflicts=tuple(conflicts),
+        )
+
+    def _check_pages(self) -> None:
+        """Raise `DataError` when the file is damaged, such as a copy that was cut short."""
+        with self._clear_errors("reading"):
+            verdict = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise DataError(f"{self.path} is damaged: {verdict}. Copy it again, with its -wal file if it has one.")
 
     @classmethod
     def existing(cls, path: str | Path) -> ResponseStore:
@@ -126,6 +157,12 @@ class ResponseStore:
     def close(self) -> None:
         """Close the file; the store cannot be used afterwards."""
         self._connection.close()
+
+    def count_by_weights(self) -> dict[str, int]:
+        """Return the number of responses of each model, by the digest of its weights."""
+        query = "SELECT weights_digest, COUNT(*) FROM responses GROUP BY weights_digest ORDER BY weights_digest"
+        with self._clear_errors("reading"):
+            return dict(self._connection.execute(query).fetchall())
 
     def __len__(self) -> int:
         """Return the number of responses."""

@@ -4,12 +4,16 @@ Orbax writes a checkpoint beside the others and renames it when it is whole. The
 of the run's config, because weights mean nothing under another one; shape and type of every array; and the sha256 of
 every file, because the storage format does not notice every damaged byte. A checkpoint without a manifest is
 unfinished and counts as absent, so a kill or a full disk costs the checkpoint being written and no other.
+
+With several processes saving and loading are done by all of them, on global arrays (`replicate_globally`) and in a
+folder that all of them see; manifests and removals are the first process's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,6 +24,7 @@ from orbax.checkpoint import v1 as ocp
 from hierrouter_jax.core.atomic_files import write_text_atomically
 from hierrouter_jax.core.configs import canonical_json, read_json
 from hierrouter_jax.core.errors import CheckpointError, DataError, StorageError
+from hierrouter_jax.train.distributed import agree, decide, is_first_process, is_loss, together
 from hierrouter_jax.train.orbax_noise import silence_orbax_threads
 
 T = TypeVar("T")
@@ -35,14 +40,11 @@ class CheckpointFolder:
         self._config_digest = config_digest
         silence_orbax_threads()
         policies, preservation = ocp.training.save_decision_policies, ocp.training.preservation_policies
+        agree(partial(_remove_unfinished, folder))
         try:
-            for unfinished in _step_folders(folder) - _step_folders(folder, is_finished=True):
-                shutil.rmtree(folder / str(unfinished))
             self._checkpointer = ocp.training.Checkpointer(
                 self._folder,
-                save_decision_policy=policies.AnySavePolicy(
-                    [policies.FixedIntervalPolicy(save_interval), policies.PreemptionCheckpointingPolicy()]
-                ),
+                save_decision_policy=policies.FixedIntervalPolicy(save_interval),
                 preservation_policy=preservation.LatestN(num_kept),
                 cleanup_tmp_directories=True,
             )
@@ -70,24 +72,33 @@ class CheckpointFolder:
         return None if latest is None else latest.step
 
     def save(self, step: int, state: Any, *, is_forced: bool = False) -> bool:
-        """Save `state` after `step` updates if the interval says so, a preemption is announced, or `is_forced`.
+        """Save `state` after `step` updates if the interval says so, or `is_forced`.
 
         The checkpoint is whole on the disk when this returns. Returns whether there is one at `step` now. Raises
         `StorageError` when it could not be written; the earlier checkpoints are as they were.
         """
         if self.latest_step == step:
             return True
+        is_saved = together(lambda: self._save_arrays(step, state, is_forced))
+        if is_saved:
+            agree(lambda: self._finish(step, state))
+        return is_saved
+
+    def _save_arrays(self, step: int, state: Any, is_forced: bool) -> bool:
         try:
-            is_saved = self._checkpointer.save(step, state, force=is_forced)
-            if is_saved:
-                _write_manifest(self._folder / str(step), self._config_digest, state)
-            return is_saved
+            return self._checkpointer.save(step, state, force=is_forced)
         # Orbax reports a full disk as OSError, ValueError or a runtime error, depending on the file it hits.
         except (OSError, ValueError, RuntimeError) as error:
+            if is_loss(error):
+                raise
             raise StorageError(
                 f"Writing the checkpoint of update {step} to {self._folder} failed: {_first_line(error)}. Free space "
                 f"or choose another place, then resume: the earlier checkpoints are as they were."
             ) from error
+
+    def _finish(self, step: int, state: Any) -> None:
+        if is_first_process():
+            _write_manifest(self._folder / str(step), self._config_digest, state)
 
 
 def restore_checkpoint(folder: Path, abstract_state: T, *, config_digest: str, step: int | None = None) -> T:
@@ -96,8 +107,37 @@ def restore_checkpoint(folder: Path, abstract_state: T, *, config_digest: str, s
     `abstract_state` gives structure, shapes and types (see `abstract_of`). Raises `CheckpointError` when there is no
     such checkpoint, when it belongs to another config, or when it is damaged.
     """
-    path = (folder / str(_find_step(folder, step))).absolute()
-    remedy = f"Delete {path} to go on from the checkpoint before it, or start the run in a new directory."
+    found = decide(lambda: str(_checked_step(folder, abstract_state, config_digest, step)))
+    path = (folder / found).absolute()
+    silence_orbax_threads()
+    try:
+        return ocp.load(path, abstract_state)
+    except Exception as error:  # whatever Orbax says of a whole checkpoint that it cannot load, the remedy is the same
+        raise CheckpointError(
+            f"{path} must hold this run's state, but: {_first_line(error)}. {_remedy(path)}"
+        ) from error
+
+
+def finished_steps(folder: Path) -> list[int]:
+    """Return the steps of the whole checkpoints, oldest first; an absent folder has none."""
+    return sorted(_step_folders(folder, is_finished=True))
+
+
+def abstract_of(state: T, sharding: jax.sharding.Sharding | None = None) -> T:
+    """Return the state's structure with shapes and types in place of arrays, to be loaded onto the first device.
+
+    Several processes load global arrays: give their sharding.
+    """
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
+
+
+def _checked_step(folder: Path, abstract_state: Any, config_digest: str, step: int | None) -> int:
+    """Return the step to load, whose files are all there, whole, and of this run."""
+    found_step = _find_step(folder, step)
+    path = (folder / str(found_step)).absolute()
+    remedy = _remedy(path)
     manifest = _read_manifest(path, remedy)
     if manifest["config_digest"] != config_digest:
         raise CheckpointError(
@@ -110,22 +150,11 @@ def restore_checkpoint(folder: Path, abstract_state: T, *, config_digest: str, s
             raise CheckpointError(
                 f"{path} must be as it was saved, but missing, altered or foreign are {', '.join(broken)}. {remedy}"
             )
-    silence_orbax_threads()
-    try:
-        return ocp.load(path, abstract_state)
-    except Exception as error:  # whatever Orbax says of a whole checkpoint that it cannot load, the remedy is the same
-        raise CheckpointError(f"{path} must hold this run's state, but: {_first_line(error)}. {remedy}") from error
+    return found_step
 
 
-def finished_steps(folder: Path) -> list[int]:
-    """Return the steps of the whole checkpoints, oldest first; an absent folder has none."""
-    return sorted(_step_folders(folder, is_finished=True))
-
-
-def abstract_of(state: T) -> T:
-    """Return the state's structure with shapes and types in place of arrays, to be loaded onto the first device."""
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
+def _remedy(path: Path) -> str:
+    return f"Delete {path} to go on from the checkpoint before it, or start the run in a new directory."
 
 
 def _write_manifest(path: Path, config_digest: str, state: Any) -> None:
@@ -147,6 +176,16 @@ def _read_manifest(path: Path, remedy: str) -> dict[str, Any]:
 def _array_types(state: Any) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _remove_unfinished(folder: Path) -> None:
+    if not is_first_process():
+        return
+    try:
+        for unfinished in _step_folders(folder) - _step_folders(folder, is_finished=True):
+            shutil.rmtree(folder / str(unfinished))
+    except OSError as error:
+        raise StorageError(f"{folder} must be a folder that can be written, but: {error}.") from error
 
 
 def _file_digests(path: Path) -> dict[str, str]:

@@ -87,6 +87,13 @@ class MetricsLog:
         write_text_atomically(self._path, "".join(canonical_json(row) + "\n" for row in kept))
 
 
+class SilentLog:
+    """What a process has in place of the log that the first process writes for all."""
+
+    def append(self, rows: Sequence[Mapping[str, int | float]], speed: Mapping[str, int | float]) -> None:
+        """Write nothing."""
+
+
 def read_metrics(run_dir: Path) -> list[dict[str, int | float]]:
     """Return the lines of `metrics.jsonl` as dicts; a last line that a kill cut short is left out."""
     path = run_dir / METRICS_NAME

@@ -15,6 +15,7 @@ from hierrouter_jax.train.parallel import (
     AXIS_NAME,
     parallelise,
     parallelise_routes,
+    place_shards,
     replicate,
     shard_rows,
     unreplicate,
@@ -66,4 +67,5 @@ def test_eight_devices_agree_with_one_after_fifty_updates(alone, backend):
     np.testing.assert_array_equal(jax.random.key_data(state.key), jax.random.key_data(alone[0].key))
 
     route_all = parallelise_routes(greedy_routes, devices, backend=backend)
-    np.testing.assert_array_equal(route_all(spread.params, TREE).actions, greedy_routes(alone[0].params, TREE).actions)
+    routes = route_all(spread.params, place_shards(TREE, devices, backend=backend))
+    np.testing.assert_array_equal(routes.actions, greedy_routes(alone[0].params, TREE).actions)

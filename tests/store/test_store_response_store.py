@@ -122,8 +122,8 @@ def test_merge_is_the_union_and_the_first_wins(path, tmp_path):
         other.put_scores({"s": {"quality": 1.0}})
     with ResponseStore(path) as store:
         store.put_many(make_entries(range(4)) | {key: (request, dataclasses.replace(response, text="mine"))})
-        assert store.merge(other_path) == 6
-        assert store.merge(other_path) == 0
+        assert store.merge(other_path).num_new_responses == 6
+        assert store.merge(other_path).num_new_responses == 0
         assert store.get_scores(["s"]) == {"s": {"quality": 1.0}}
         expected = {k: r for k, (_, r) in make_entries(range(11)).items()}
         expected[key] = dataclasses.replace(response, text="mine")

@@ -16,6 +16,7 @@ from hierrouter_jax.train.parallel import (
     choose_devices,
     parallelise,
     parallelise_routes,
+    place_shards,
     replicate,
     shard_rows,
     unreplicate,
@@ -95,7 +96,9 @@ def test_routes_of_spread_queries_are_those_of_each_query(backend, num_queries):
 
     devices = jax.devices()
     route_all = parallelise_routes(route, devices, backend=backend)
-    routes = route_all(replicate(jnp.int32(100), devices, backend=backend), tree)
+    routes = route_all(
+        replicate(jnp.int32(100), devices, backend=backend), place_shards(tree, devices, backend=backend)
+    )
     np.testing.assert_array_equal(routes.actions, route(jnp.int32(100), tree).actions)
 
 

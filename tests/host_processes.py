@@ -25,7 +25,9 @@ class Ended:
 class Job:
     """Processes of one computation, each with its log; whatever still runs when the block ends is killed."""
 
-    def __init__(self, folder: Path, run_dir: Path, num_processes: int, *options: str, cache: Path) -> None:
+    def __init__(
+        self, folder: Path, run_dir: Path, num_processes: int, *options: str, cache: Path, max_file_kib: int = 0
+    ) -> None:
         self.run_dir, self._folder = run_dir, folder
         folder.mkdir(parents=True, exist_ok=True)
         place = ["--coordinator", f"localhost:{free_port()}", "--num-processes", num_processes]
@@ -33,7 +35,15 @@ class Job:
         for index in range(num_processes):
             joined = [*place, "--process-id", index] if num_processes > 1 else []
             words = ["--run-dir", run_dir, *joined, *options]
-            self.processes.append(start_command("train", words, log=folder / f"{index}.log", cache=cache))
+            self.processes.append(
+                start_command(
+                    "train",
+                    words,
+                    log=folder / f"{index}.log",
+                    cache=cache,
+                    max_file_kib=max_file_kib if index == 0 else 0,
+                )
+            )
 
     def __enter__(self) -> Job:
         return self
@@ -79,9 +89,11 @@ class Job:
         return "\n".join(f"--- process {index}\n{self.log(index)}" for index in range(len(self.processes)))
 
 
-def start_command(command: str, arguments, *, log: Path, cache: Path) -> subprocess.Popen:
-    """Start `hierrouter COMMAND ARGUMENTS` on one CPU device."""
+def start_command(command: str, arguments, *, log: Path, cache: Path, max_file_kib: int = 0) -> subprocess.Popen:
+    """Start `hierrouter COMMAND ARGUMENTS` on one CPU device; no file that it writes may exceed a size, if given."""
     words = [sys.executable, "-m", "hierrouter_jax.cli.main", command, *map(str, arguments)]
+    if max_file_kib:
+        words = ["bash", "-c", f'ulimit -f {max_file_kib}; exec "$@"', "limited", *words]
     with log.open("w") as file:
         return subprocess.Popen(words, env=command_environment(cache), stdout=file, stderr=subprocess.STDOUT)
 

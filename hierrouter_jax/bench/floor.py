@@ -8,9 +8,9 @@ for B prompts of T tokens and N new tokens each: the first new token comes from 
 layer (qkv, attention output, gate and up together, down), each measured as XLA runs it at that number of rows, over as
 many distinct weights as the model has layers, one after the other, so that weights come from memory as they do in a
 step; of the two layouts of a weight the faster one counts. Cache bytes of a step are the keys and values of the filled
-slots, read once, and one slot written; the copy rate counts bytes read and bytes written of a large copy. Attention
-FLOPs are those of its two products over the causal half in prefill; in a step their operands' bytes are the dearer
-part.
+slots, read once, and one slot written; the copy rate counts bytes read and bytes written where a large array is
+updated in place. Attention FLOPs are those of its two products over the causal half in prefill; in a step their
+operands' bytes are the dearer part.
 
 Not counted: norms, rotary embedding, activations, softmax, residual sums, the draw of a token, dispatch, the host. So
 nothing reaches the floor, and a floor share of 1 would mean that all of these are free.

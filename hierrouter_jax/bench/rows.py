@@ -19,6 +19,7 @@ from hierrouter_jax.core.errors import ConfigError
 
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers", "llama-cpp-python")
 RATE_SUFFIX = "/s"
+IDLE_LOAD = 0.5  # processes a core that run while nothing is measured yet
 Number = int | float
 
 
@@ -106,6 +107,16 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def busy_note(load_average: float) -> str | None:
+    """Return what a reader must know when so many processes ran as the benchmark began; None on an idle machine."""
+    if load_average <= IDLE_LOAD * (os.cpu_count() or 1):
+        return None
+    return (
+        f"The machine was busy when this began (load {load_average:.1f} on {os.cpu_count()} cores). Threads that spin "
+        "while they wait, as those of PyTorch and llama.cpp do, lose more by that than ours: measure on an idle one."
+    )
 
 
 def bench_json(rows: Sequence[BenchRow], **more: Any) -> dict[str, Any]:

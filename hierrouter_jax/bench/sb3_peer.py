@@ -29,7 +29,7 @@ def make_sb3(config: TrainConfig, tree: RouteTree, *, is_vectorised: bool) -> An
     envs = _vectorised_envs(config, tree) if is_vectorised else _dummy_envs(config, tree)
     num_steps_of_update = config.num_envs * tree.num_stages
 
-    def learning_rate(_: float) -> float:
+    def learning_rate(_: Any) -> float:
         # By finished updates of the whole run, as ours is: the share that SB3 hands in is of one call of learn().
         if ppo.schedule == "constant" or not learners:
             return ppo.learning_rate
@@ -77,19 +77,20 @@ def greedy_utility(model: Any, config: TrainConfig, tree: RouteTree) -> float:
     return float(total.mean())
 
 
-def use_fastest_threads(learn: Callable[[int], None]) -> int:
-    """Let torch use one thread or all cores, whichever learns faster (an update each, after one); return the number."""
-    torch = import_extra("torch")
+def fastest_threads(learn: Callable[[int], None]) -> int:
+    """Return 1 or the number of cores: with how many of torch's threads the second `learn(num_threads)` is faster."""
     seconds = {}
     for num_threads in sorted({1, os.cpu_count() or 1}):
-        torch.set_num_threads(num_threads)
-        learn(1)
+        learn(num_threads)
         began_s = time.perf_counter()
-        learn(1)
+        learn(num_threads)
         seconds[num_threads] = time.perf_counter() - began_s
-    fastest = min(seconds, key=lambda count: seconds[count])
-    torch.set_num_threads(fastest)
-    return fastest
+    return min(seconds, key=lambda count: seconds[count])
+
+
+def use_threads(num_threads: int) -> None:
+    """Let torch use that many threads from now on."""
+    import_extra("torch").set_num_threads(num_threads)
 
 
 def _walkers(config: TrainConfig, tree: RouteTree, num_routes: int) -> Any:

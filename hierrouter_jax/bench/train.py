@@ -120,8 +120,7 @@ def make_learners(config: TrainConfig, tree: RouteTree, peers: tuple[Peer, ...])
             other = jax.jit(purejaxrl_style.make_updates(config, tree), donate_argnums=0)
             makers[peer] = lambda other=other: _Compiled(config, tree, other, _their_start)  # type: ignore[misc]
         else:
-            is_vectorised = peer == "sb3"
-            makers[peer] = lambda fast=is_vectorised: _Sb3(config, tree, is_vectorised=fast)  # type: ignore[misc]
+            makers[peer] = _sb3_maker(config, tree, is_vectorised=peer == "sb3")
     return makers
 
 
@@ -234,17 +233,30 @@ class _Compiled:
 class _Sb3:
     """The learner of Stable-Baselines3."""
 
-    def __init__(self, config: TrainConfig, tree: RouteTree, *, is_vectorised: bool) -> None:
+    def __init__(self, config: TrainConfig, tree: RouteTree, *, is_vectorised: bool, num_threads: int) -> None:
         self._config, self._tree = config, tree
         self._model = sb3_peer.make_sb3(config, tree, is_vectorised=is_vectorised)
-        sb3_peer.use_fastest_threads(self.learn)
+        self._num_threads = num_threads
 
     def learn(self, num_updates: int) -> None:
         num_steps = num_updates * self._config.num_envs * self._tree.num_stages
+        sb3_peer.use_threads(self._num_threads)
         self._model.learn(num_steps, reset_num_timesteps=False)
+
+    def with_threads(self, num_threads: int) -> _Sb3:
+        """Return the same learner, on as many of torch's threads."""
+        self._num_threads = num_threads
+        return self
 
     def utility(self) -> float:
         return sb3_peer.greedy_utility(self._model, self._config, self._tree)
+
+
+def _sb3_maker(config: TrainConfig, tree: RouteTree, *, is_vectorised: bool) -> Callable[[], Learner]:
+    # On a learner of its own: what is timed later begins untrained.
+    trial = _Sb3(config, tree, is_vectorised=is_vectorised, num_threads=1)
+    num_threads = sb3_peer.fastest_threads(lambda count: trial.with_threads(count).learn(1))
+    return lambda: _Sb3(config, tree, is_vectorised=is_vectorised, num_threads=num_threads)
 
 
 def _our_program(config: TrainConfig, tree: RouteTree) -> Any:

@@ -17,7 +17,7 @@ from hierrouter_jax.routing.decision_states import count_decision_states
 from hierrouter_jax.routing.route_tree import RouteTree
 from hierrouter_jax.train.config import TrainConfig
 
-Weights = list[list[Float[Array, "inward outward"]]]
+Weights = list[list[Array]]  # by net and layer: inward x outward
 NUM_REPEATS = 16  # in one program, as the steps of an update are
 KEEP_FINITE = 1e-30  # what a result adds to the weights of the next product: a dependence, not a number
 
@@ -57,7 +57,7 @@ def _product_sum(weights: Weights, inputs: Float[Array, "row dim"]) -> Float[Arr
 
 @jax.jit
 def _forward(inputs: Float[Array, "row dim"], weights: Weights) -> Weights:
-    def again(_: int, now: Weights) -> Weights:
+    def again(_: Array, now: Weights) -> Weights:
         total = _product_sum(now, inputs)
         return jax.tree.map(lambda weight: weight + KEEP_FINITE * total, now)
 
@@ -66,7 +66,7 @@ def _forward(inputs: Float[Array, "row dim"], weights: Weights) -> Weights:
 
 @jax.jit
 def _steps(inputs: Float[Array, "row dim"], weights: Weights) -> Weights:
-    def again(_: int, now: Weights) -> Weights:
+    def again(_: Array, now: Weights) -> Weights:
         gradients = jax.grad(_product_sum)(now, inputs)
         return jax.tree.map(lambda weight, gradient: weight - KEEP_FINITE * gradient, now, gradients)
 

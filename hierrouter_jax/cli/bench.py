@@ -5,6 +5,7 @@ A benchmark is a frozen dataclass of options and a function from them to a `Benc
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from hierrouter_jax.bench.collect import CollectBench, bench_collect
 from hierrouter_jax.bench.generate import GenerateBench, bench_generate
 from hierrouter_jax.bench.report import BenchOptions, BenchReport, PoolOptions
 from hierrouter_jax.bench.route import RouteBench, bench_route
+from hierrouter_jax.bench.rows import busy_note
 from hierrouter_jax.bench.train import TrainBench, bench_train
 from hierrouter_jax.cli.output import print_lines, print_table, write_json
 from hierrouter_jax.cli.packaged import SMALL_POOL, SMALL_TREE, packaged_file
@@ -39,10 +41,12 @@ def run(command: BenchOptions) -> None:
     """Measure what the subcommand says, print the table and the notes, write the JSON."""
     if command.json is not None:  # minutes of measuring are not lost to a folder that cannot be written
         require_writable(command.json)
+    load_average = os.getloadavg()[0]
     report = BENCHMARKS[type(command)](_with_packaged(command))
+    note = busy_note(load_average)
     print_table(report.table())
-    print_lines(report.notes)
-    write_json(command.json, report.as_json())
+    print_lines([*report.notes, *([] if note is None else [note])])
+    write_json(command.json, report.as_json() | {"load_average_at_start": load_average})
 
 
 def _with_packaged(command: BenchOptions) -> BenchOptions:

@@ -44,6 +44,7 @@ WORKER_LOST_CODE = 76  # exit code: another process was lost; the checkpoints ar
 DEFAULT_WORKER_TIMEOUT_S = 300.0
 _REPORT_BYTES = 4096
 _ADVICE = "The checkpoints are whole: resume the run, with as many processes as are there."
+_GRACE_S = 30.0
 _NEVER_S = 10**6  # of JAX's own time-outs, where ours come first
 _LOST_SIGNS = re.compile(r"gloo|nccl|collective|coordination|connection|socket|unavailable|deadline", re.IGNORECASE)
 
@@ -192,7 +193,8 @@ def exchange(text: str) -> list[str]:
 def agree(action: Callable[[], object], *, notice: bool = False) -> bool:
     """Do `action` here as the others do theirs; return whether `notice` was given to any process.
 
-    When it raises a `HierRouterError` on any process, all processes raise that error.
+    When it raises a `HierRouterError` on any process, all processes raise that error. Where the others do not come to
+    hear of it within 30 s, this process ends alone, with the error's message and exit code 2.
     """
     mine: HierRouterError | None = None
     try:
@@ -204,9 +206,12 @@ def agree(action: Callable[[], object], *, notice: bool = False) -> bool:
             raise mine
         return notice
     report = {"notice": notice, "error": None if mine is None else [type(mine).__name__, str(mine)[:1000]]}
-    reports = [json.loads(one) for one in exchange(json.dumps(report))]
     if mine is not None:
+        # The others may be waiting inside the very action that failed here, and never come.
+        with _ending_after(_GRACE_S, str(mine), exit_code=2):
+            exchange(json.dumps(report))
         raise mine
+    reports = [json.loads(one) for one in exchange(json.dumps(report))]
     for index, one in enumerate(reports):
         if one["error"] is not None:
             _raise_others(index, *one["error"])

@@ -82,6 +82,7 @@ def test_the_command_writes_its_rows(scripted, capsys):
     assert [row["batch"] for row in stated["rows"]] == [1] * 8 + [5] * 8
     assert {row["unit"] for row in stated["rows"]} == {"ms", "%"}
     assert stated["repetitions"] == 11
+    assert stated["load_average_at_start"] >= 0
     assert "questions of the quickstart" in capsys.readouterr().out
     assert main.main(["bench", "route", "--repetitions", "0"]) == main.BAD_INPUT
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from hierrouter_jax.bench.alternate import alternate
 from hierrouter_jax.bench.extras import import_extra
 from hierrouter_jax.bench.report import BenchReport, shown
-from hierrouter_jax.bench.rows import BenchRow, medians_row
+from hierrouter_jax.bench.rows import BenchRow, busy_note, medians_row
 from hierrouter_jax.core.errors import ConfigError
 
 
@@ -54,6 +55,12 @@ def test_report_as_json_and_as_table():
         ("count", "m", "", "12,345", "", "", "", "tokens"),
     )
     assert shown(0.5) == "0.500"
+
+
+def test_a_busy_machine_is_told():
+    cores = os.cpu_count()
+    assert busy_note(0.5 * cores) is None
+    assert f"load {3.5 * cores:.1f} on {cores} cores" in busy_note(3.5 * cores)
 
 
 def test_sides_take_turns_after_a_warm_up_each():

@@ -105,7 +105,7 @@ def test_seconds_count_updates_alone_and_end():
             return 0.1 * self.learned
 
     slow = Slow()
-    assert seconds_to(slow, 0.45, max_s=60) < 1
+    assert seconds_to(slow, 0.45, max_s=60.0) < 1
     assert slow.learned == 5
     assert seconds_to(slow, 1e9, max_s=1e-4) is None
 

@@ -191,3 +191,14 @@ def test_a_taken_port_is_told(tmp_path):
         process = start_command("train", words, log=tmp_path / "log", cache=tmp_path / "cache")
         assert process.wait(PATIENCE_S) == 2
     assert "Choose a free port" in (tmp_path / "log").read_text()
+
+
+def test_a_full_disk_of_one_is_told_by_it_and_ends_the_other(world, tmp_path):
+    """The first process may write no file of more than 7 KiB: its checkpoint fails while the other waits for it."""
+    folder, options = world
+    with Job(tmp_path, tmp_path / "run", 2, *options, cache=folder / "cache", max_file_kib=7) as job:
+        first, second = job.ends()
+    assert first.code == 2, first.output
+    assert "Writing the checkpoint of update 0" in first.output
+    assert "Traceback" not in first.output
+    assert second.code in (2, WORKER_LOST), second.output

@@ -12,7 +12,9 @@ folder that all of them see; manifests and removals are the first process's.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import tempfile
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +31,7 @@ from hierrouter_jax.train.orbax_noise import silence_orbax_threads
 
 T = TypeVar("T")
 MANIFEST_NAME = "manifest.json"
+_BYTES_BESIDE_ARRAYS = 100_000  # what Orbax writes of names, shapes and times
 
 
 class CheckpointFolder:
@@ -79,6 +82,8 @@ class CheckpointFolder:
         """
         if self.latest_step == step:
             return True
+        if jax.process_count() > 1 and (is_forced or self._checkpointer.should_save(step)):
+            agree(lambda: self._check_room(step, state))
         is_saved = together(lambda: self._save_arrays(step, state, is_forced))
         if is_saved:
             agree(lambda: self._finish(step, state))
@@ -91,10 +96,29 @@ class CheckpointFolder:
         except (OSError, ValueError, RuntimeError) as error:
             if is_loss(error):
                 raise
-            raise StorageError(
-                f"Writing the checkpoint of update {step} to {self._folder} failed: {_first_line(error)}. Free space "
-                f"or choose another place, then resume: the earlier checkpoints are as they were."
-            ) from error
+            raise self._failure(step, error) from error
+
+    def _check_room(self, step: int, state: Any) -> None:
+        """Try the disk with as many bytes as the state has: Orbax's processes wait for one that a full disk stopped.
+
+        Raises `StorageError` like a failed save.
+        """
+        if not is_first_process():
+            return
+        num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        try:
+            with tempfile.TemporaryFile(dir=self._folder) as probe:
+                probe.write(bytes(num_bytes + _BYTES_BESIDE_ARRAYS))
+                probe.flush()
+                os.fsync(probe.fileno())
+        except OSError as error:
+            raise self._failure(step, error) from error
+
+    def _failure(self, step: int, error: BaseException) -> StorageError:
+        return StorageError(
+            f"Writing the checkpoint of update {step} to {self._folder} failed: {_first_line(error)}. Free space "
+            f"or choose another place, then resume: the earlier checkpoints are as they were."
+        )
 
     def _finish(self, step: int, state: Any) -> None:
         if is_first_process():

@@ -193,12 +193,11 @@ def test_a_taken_port_is_told(tmp_path):
     assert "Choose a free port" in (tmp_path / "log").read_text()
 
 
-def test_a_full_disk_of_one_is_told_by_it_and_ends_the_other(world, tmp_path):
-    """The first process may write no file of more than 7 KiB: its checkpoint fails while the other waits for it."""
+def test_a_full_disk_of_one_is_told_by_all(world, tmp_path):
+    """The first process may write no file of more than 7 KiB: the checkpoint that all of them write has no room."""
     folder, options = world
     with Job(tmp_path, tmp_path / "run", 2, *options, cache=folder / "cache", max_file_kib=7) as job:
-        first, second = job.ends()
-    assert first.code == 2, first.output
-    assert "Writing the checkpoint of update 0" in first.output
-    assert "Traceback" not in first.output
-    assert second.code in (2, WORKER_LOST), second.output
+        for one in job.ends():
+            assert one.code == 2, one.output
+            assert "Writing the checkpoint of update 0" in one.output
+            assert "Traceback" not in one.output

@@ -38,6 +38,7 @@ figures: $(RUN_STAMP)
 	rm -rf runs/figures
 	$(BIN)/hierrouter quickstart --no-live --out runs/figures
 	$(BIN)/hierrouter report runs/figures --figures docs/figures --markdown docs/figures/table.md
+	$(BIN)/hierrouter sweep --conditioned --out runs/figures/sweep --picture docs/figures/sweep.png
 	$(BIN)/hierrouter sweep --conditioned --out runs/figures/sweep
 	cp runs/figures/sweep/sweep.png docs/figures/sweep.png
 

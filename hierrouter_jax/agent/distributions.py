@@ -27,7 +27,9 @@ def log_prob_of(
     logits: Float[Array, " action"], legal: Bool[Array, " action"], action: Int[Array, ""]
 ) -> Float[Array, ""]:
     """Return log p(action)."""
-    return masked_log_probs(logits, legal)[action]
+    # Picked by a mask: the gradient of an index is added up entry by entry, batch after batch.
+    is_taken = jnp.arange(logits.shape[0]) == action
+    return jnp.sum(jnp.where(is_taken, masked_log_probs(logits, legal), 0.0))
 
 
 def entropy(logits: Float[Array, " action"], legal: Bool[Array, " action"]) -> Float[Array, ""]:

@@ -135,8 +135,10 @@ class RouterNet(nnx.Module):
         """Return logits of all actions, illegal ones included (the distribution masks them), and the value."""
         # Sentence embeddings have norm 1; scaled to unit variance they weigh as much as the other inputs.
         context = observation.context * self.context_scale
+        stage = jax.nn.one_hot(observation.stage, self.stage_embedding.num_embeddings)
         parts = [
-            self.stage_embedding(observation.stage),
+            # As a product, whose gradient is one as well: that of a look-up is added up entry by entry.
+            stage @ self.stage_embedding.embedding[...],
             jnp.stack([observation.cum_cost, jnp.log1p(observation.cum_cost)]),
         ]
         if hasattr(self, "cost_weight_embedding"):
@@ -192,14 +194,17 @@ class Torso(nnx.Module):
 def _apply_to_parts(
     linear: nnx.Linear, context: Float[Array, " dim"], others: Float[Array, " other"]
 ) -> Float[Array, " output_dim"]:
-    """Return the layer's output for the two parts of its input laid end to end.
+    """Return the layer's output for the two parts of its input laid end to end, with no gradient for the context.
 
-    Part by part, because only the others depend on weights (the stage's embedding): a gradient for the whole input
-    would be a third matrix product of the context's size, and thrown away.
+    Only the others depend on weights (the stage's embedding). A gradient for the whole input would be a third matrix
+    product of the context's size, most of it thrown away; so the whole is held, and what the others add to it in a
+    derivative, zero as a number, goes through their own rows of the kernel.
     """
     kernel, bias = linear.kernel[...], linear.bias
     assert bias is not None
-    return context @ kernel[: context.shape[0]] + others @ kernel[context.shape[0] :] + bias[...]
+    hold = jax.lax.stop_gradient
+    moved = (others - hold(others)) @ hold(kernel[context.shape[0] :])
+    return hold(jnp.concatenate([context, others])) @ kernel + moved + bias[...]
 
 
 def _orthogonal_linear(input_dim: int, output_dim: int, *, gain: float, rngs: nnx.Rngs) -> nnx.Linear:

@@ -170,3 +170,40 @@ def test_a_conditioned_router_that_is_shown_no_cost_weight_takes_its_default():
     shown = [observation().replace(cost_weight=jnp.float32(weight)) for weight in (0.3, 0.2)]
     values = [float(apply_router(params, seen).value) for seen in (observation(), *shown)]
     assert values[0] == values[1] != values[2]
+
+
+@pytest.mark.parametrize("config", [SMALL, CONDITIONED, dataclasses.replace(SMALL, is_torso_shared=True)])
+def test_gradients_are_those_of_the_network_written_plainly(config):
+    """The first layer holds its input; a network that does nothing of the kind is the oracle, all weights compared."""
+    seen = observation().replace(cost_weight=jnp.float32(0.2) if config.is_conditioned else None)
+
+    def plain(weights):
+        def torso(own, features):
+            for name in ("layer_0", "layer_1"):
+                features = features @ own["linears"][name]["kernel"] + own["linears"][name]["bias"]
+                features = (features - features.mean()) / jnp.sqrt(features.var() + 1e-6)
+                features = jnp.tanh(features * own["norms"][name]["scale"] + own["norms"][name]["bias"])
+            return features
+
+        parts = [
+            seen.context * np.sqrt(DIM),
+            weights["stage_embedding"]["embedding"][1],
+            jnp.asarray([0.7, np.log(1.7)]),
+        ]
+        if config.is_conditioned:
+            place = np.log1p(0.2 / 0.01)
+            low, vectors = int(place), weights["cost_weight_embedding"]["embedding"]
+            parts.append(vectors[low] * (low + 1 - place) + vectors[low + 1] * (place - low))
+        inputs = jnp.concatenate(parts)
+        policy = torso(weights["policy_torso"], inputs)
+        value = torso(weights.get("value_torso", weights["policy_torso"]), inputs)
+        logits = policy @ weights["policy_head"]["kernel"] + weights["policy_head"]["bias"]
+        return jnp.sin(logits).sum() + (value @ weights["value_head"]["kernel"] + weights["value_head"]["bias"])[0] ** 2
+
+    def ours(params):
+        output = apply_router(params, seen)
+        return jnp.sin(output.logits).sum() + output.value**2
+
+    params = random_weights(config)
+    expected = jax.grad(plain)(params.weights)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), jax.grad(ours)(params).weights, expected)

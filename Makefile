@@ -39,8 +39,6 @@ figures: $(RUN_STAMP)
 	$(BIN)/hierrouter quickstart --no-live --out runs/figures
 	$(BIN)/hierrouter report runs/figures --figures docs/figures --markdown docs/figures/table.md
 	$(BIN)/hierrouter sweep --conditioned --out runs/figures/sweep --picture docs/figures/sweep.png
-	$(BIN)/hierrouter sweep --conditioned --out runs/figures/sweep
-	cp runs/figures/sweep/sweep.png docs/figures/sweep.png
 
 test: $(TEST_STAMP)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -42,8 +42,8 @@ def side_by_side(
 
     def drive(index: int) -> None:
         try:
-            with nullcontext() if context is None else context(index):
-                for item in iterators[index]:
+            with nullcontext() if context is None else context(index), _closed_after(iterators[index]) as own:
+                for item in own:
                     if not hand_over((False, item)):
                         break
         except BaseException as error:  # whatever it is, the caller's thread is where it belongs
@@ -68,3 +68,13 @@ def side_by_side(
         is_stopped.set()
         for thread in threads:
             thread.join()
+
+
+@contextmanager
+def _closed_after(iterator: Iterator[T]) -> Iterator[Iterator[T]]:
+    """Close a generator in its own thread; other iterators have nothing to close."""
+    try:
+        yield iterator
+    finally:
+        if isinstance(iterator, Generator):
+            iterator.close()

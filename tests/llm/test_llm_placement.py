@@ -171,6 +171,7 @@ def test_an_error_of_one_iterator_is_raised_and_ends_the_others():
     with pytest.raises(KeyError, match="broken"):
         for _ in side_by_side([endless(), broken()]):
             pass
+    assert closed.is_set()
     for thread in threading.enumerate():
         assert not thread.name.endswith("(drive)")
 

@@ -10,25 +10,25 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hierrouter_jax.bench.report import announce
 from hierrouter_jax.bench.rows import machine
-from hierrouter_jax.bench.token_counts import NO_TOKENS, TokenCounts
-from hierrouter_jax.bench.transformers_peer import IsComplete, TransformersPeer, load_transformers
+from hierrouter_jax.bench.transformers_peer import TransformersPeer, load_transformers
 from hierrouter_jax.bench.tree_requests import TreeRun
 from hierrouter_jax.collect.asking import AskedRequest
 from hierrouter_jax.core.configs import read_json
 from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.core.progress import Advance, progress_bar
 from hierrouter_jax.llm.pool import Pool
+from hierrouter_jax.llm.stop_strings import make_stop_test, until_stop
+from hierrouter_jax.llm.token_counts import TokenCounts
 from hierrouter_jax.llm.tokenizer import Tokenizer
 
 BATCH_SIZE = 16
-SPARE_TOKENS = 8  # a stop string is looked for in so many more of the newest tokens than it has characters
 SAME_MACHINE = ("num_cores", "cpu", "device_kind")
 LEAST_SHARED = 0.95  # of the requests: two tokens that tie may swap, and with them the prompts of a later stage
 
@@ -53,7 +53,7 @@ class PeerRun:
 
 def run_peer(pool: Pool, run: TreeRun, *, dtype: str = "float32") -> PeerRun:
     """Answer the requests of `run`; needs torch."""
-    wall_s, cpu_s, written, ranked, texts = 0.0, 0.0, NO_TOKENS, NO_TOKENS, dict[str, str]()
+    wall_s, cpu_s, written, ranked, texts = 0.0, 0.0, TokenCounts(), TokenCounts(), dict[str, str]()
     with progress_bar("transformers: answering", len(run.requests)) as advance:
         for number, stage in enumerate(run.stages, start=1):
             for card in pool.cards:
@@ -87,23 +87,6 @@ def answer_requests(
     return written_texts | ranked_texts, written_counts, ranked_counts
 
 
-def make_stop_test(decode: Callable[[Sequence[int]], str], stops: Sequence[Sequence[str]]) -> IsComplete | None:
-    """Return the test whether a row's newest tokens hold one of its stop strings; None where no row has one."""
-    if not any(stops):
-        return None
-    windows = [max(map(len, own), default=0) + SPARE_TOKENS for own in stops]
-
-    def is_complete(row: int, ids: Sequence[int]) -> bool:
-        return bool(stops[row]) and any(stop in decode(ids[-windows[row] :]) for stop in stops[row])
-
-    return is_complete
-
-
-def until_stop(text: str, stops: Sequence[str]) -> str:
-    """Return the text before the first of the stop strings."""
-    return text[: min((end for end in map(text.find, stops) if end >= 0), default=len(text))]
-
-
 def read_peer(path: Path, run: TreeRun) -> PeerRun:
     """Return the peer's run of an earlier `bench collect --json`.
 
@@ -132,7 +115,7 @@ def read_peer(path: Path, run: TreeRun) -> PeerRun:
 def _write(
     peer: TransformersPeer, tokenizer: Tokenizer, written: Sequence[AskedRequest], advance: Advance
 ) -> tuple[dict[str, str], TokenCounts]:
-    texts, counts = dict[str, str](), NO_TOKENS
+    texts, counts = dict[str, str](), TokenCounts()
     for start in range(0, len(written), BATCH_SIZE):
         batch = written[start : start + BATCH_SIZE]
         answers = peer.generate(
@@ -153,7 +136,7 @@ def _rank(
 ) -> tuple[dict[str, str], TokenCounts]:
     """Choose the likeliest option per byte of each request."""
     rows = [(one.encoded.token_ids, option) for one in ranked for option in one.encoded.options]
-    scores, texts, counts = list[float](), dict[str, str](), NO_TOKENS
+    scores, texts, counts = list[float](), dict[str, str](), TokenCounts()
     for start in range(0, len(rows), BATCH_SIZE):
         batch = rows[start : start + BATCH_SIZE]
         ids = [tokenizer.encode(option, add_special_tokens=False) for _, option in batch]
@@ -166,4 +149,4 @@ def _rank(
         texts[one.key] = one.encoded.options[rates.index(max(rates))]
     advance(len(ranked))
     num_prompt = sum(len(one.encoded.token_ids) for one in ranked)
-    return texts, counts + replace(NO_TOKENS, billed_prompt=num_prompt, billed_new=len(ranked))
+    return texts, counts + TokenCounts(billed_prompt=num_prompt, billed_new=len(ranked))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 
 from hierrouter_jax.bench.extras import require_extras
@@ -28,7 +27,7 @@ from hierrouter_jax.core.text import GREEDY
 from hierrouter_jax.llm.batching import device_limits
 from hierrouter_jax.llm.decoder import DecoderModel
 from hierrouter_jax.llm.generation import generate_tokens
-from hierrouter_jax.llm.loading import WeightsDtype
+from hierrouter_jax.llm.loading import WeightsDtype, default_dtype
 from hierrouter_jax.llm.pool import Pool, load_pool, read_pool_spec
 
 PeerName = Literal["transformers", "llama_cpp"]
@@ -72,7 +71,7 @@ def bench_generate(options: GenerateBench) -> BenchReport:
         require_extras("torch", "accelerate")
     if "llama_cpp" in options.against:
         require_extras("llama_cpp")
-    dtype: WeightsDtype = options.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    dtype: WeightsDtype = options.dtype or default_dtype()
     pool, name = _open(options, dtype)
     decoder = pool.decoder(name)
     workloads, notes = _workloads(options, pool, name)

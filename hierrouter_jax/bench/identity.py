@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hierrouter_jax.bench.collect_peer import until_stop
 from hierrouter_jax.bench.tree_requests import TreeRun
 from hierrouter_jax.collect.asking import AskedRequest
 from hierrouter_jax.core.progress import progress_bar
@@ -26,6 +25,7 @@ from hierrouter_jax.llm.batching import BatchLimits
 from hierrouter_jax.llm.decoder import DecoderModel
 from hierrouter_jax.llm.generation import generate_tokens, option_logprobs
 from hierrouter_jax.llm.pool import Pool
+from hierrouter_jax.llm.stop_strings import until_stop
 from hierrouter_jax.llm.tokenizer import Tokenizer
 
 NEAR_TIE = 1e-3  # of natural log-probabilities

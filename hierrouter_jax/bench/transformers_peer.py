@@ -8,17 +8,16 @@ transformers' own loader, and dequantised to the same numbers. All cores are use
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hierrouter_jax.bench.extras import import_extra
-from hierrouter_jax.bench.token_counts import TokenCounts
+from hierrouter_jax.llm.stop_strings import IsComplete
+from hierrouter_jax.llm.token_counts import TokenCounts
 from hierrouter_jax.weights.sources import ResolvedFiles
 
 PADDING = 0
-
-IsComplete = Callable[[int, Sequence[int]], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ class TransformersPeer:
             logprobs = torch.log_softmax(logits.float(), dim=-1)
             chosen = logprobs.gather(2, tokens[:, -longest:, None])[:, :, 0].cpu()
         scores = [float(row[longest - len(one) :].sum()) for row, one in zip(chosen, continuations, strict=True)]
-        counts = TokenCounts(computed_prompt=tokens.numel(), computed_new=0, billed_prompt=0, billed_new=0)
+        counts = TokenCounts(computed_prompt=tokens.numel())
         return scores, counts
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:

@@ -11,12 +11,11 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 
-from hierrouter_jax.bench.token_counts import NO_TOKENS, TokenCounts, counts_of
 from hierrouter_jax.collect.asking import AskedRequest
 from hierrouter_jax.collect.collect_tree import collect_tree
 from hierrouter_jax.collect.frontier import Frontier
@@ -26,6 +25,7 @@ from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.core.text import Response
 from hierrouter_jax.encoder.hashing import HashingEncoder
 from hierrouter_jax.llm.engine import TextEngine
+from hierrouter_jax.llm.token_counts import TokenCounts
 from hierrouter_jax.store.response_store import ResponseStore
 from hierrouter_jax.tasks.rows import SplitConfig, load_splits
 from hierrouter_jax.tasks.task_row import TaskRow
@@ -54,8 +54,7 @@ class TreeRun:
     def billed(self, *, is_ranked: bool) -> TokenCounts:
         """Return the tokens that the responses state, of ranked options or of written answers."""
         answers = [self.responses[one.key] for one in self.requests if bool(one.encoded.options) == is_ranked]
-        return replace(
-            NO_TOKENS,
+        return TokenCounts(
             billed_prompt=sum(one.num_prompt_tokens for one in answers),
             billed_new=sum(one.num_new_tokens for one in answers),
         )
@@ -98,7 +97,8 @@ def collect_run(
     """
     if store_path is not None and store_path.exists():
         raise ConfigError(f"A measured collection begins from nothing, but {store_path} exists; give another --store.")
-    before, compiled, cpu_s = counts_of(engine), _CompileSeconds(), time.process_time()
+    before: TokenCounts | None = getattr(engine, "token_counts", None)  # not every engine counts
+    compiled, cpu_s = _CompileSeconds(), time.process_time()
     with tempfile.TemporaryDirectory() as folder, ResponseStore(store_path or Path(folder) / "store.sqlite") as store:
         jax.monitoring.register_event_duration_secs_listener(compiled)
         try:
@@ -122,7 +122,7 @@ def collect_run(
         generation_s=None if tree_file.report is None else tree_file.report.generation_s,
         cpu_s=cpu_s,
         compile_s=compiled.total_s,
-        counts=_difference(before, counts_of(engine)),
+        counts=None if before is None else engine.token_counts - before,  # type: ignore[attr-defined]
     )
 
 
@@ -172,15 +172,3 @@ class _CompileSeconds:
         """Take one event."""
         if event == COMPILE_EVENT:
             self.total_s += duration_secs
-
-
-def _difference(before: TokenCounts | None, after: TokenCounts | None) -> TokenCounts | None:
-    """Return what was counted in between."""
-    if before is None or after is None:
-        return after
-    return TokenCounts(
-        computed_prompt=after.computed_prompt - before.computed_prompt,
-        computed_new=after.computed_new - before.computed_new,
-        billed_prompt=after.billed_prompt - before.billed_prompt,
-        billed_new=after.billed_new - before.billed_new,
-    )

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hierrouter_jax.bench.collect_peer import make_stop_test
 from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.llm.pool import Pool
+from hierrouter_jax.llm.stop_strings import make_stop_test
 from hierrouter_jax.tasks.prompts import task_request
 from hierrouter_jax.tasks.rows import load_rows
 

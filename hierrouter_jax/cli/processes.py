@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from hierrouter_jax.cli.main import BAD_INPUT
 from hierrouter_jax.cli.output import print_error
 from hierrouter_jax.core.errors import ConfigError, HierRouterError
 from hierrouter_jax.train.distributed import (
@@ -22,7 +23,6 @@ from hierrouter_jax.train.distributed import (
     leave_processes,
 )
 
-BAD_INPUT_CODE = 2  # that of every command
 PARTING_TIMEOUT_S = 20.0
 ENVIRONMENT = {
     "coordinator": "JAX_COORDINATOR_ADDRESS",
@@ -86,8 +86,8 @@ def joined_processes(options: ProcessOptions) -> Iterator[ProcessConfig]:
         if config.is_alone:
             raise
         print_error(str(error))
-        part(BAD_INPUT_CODE)
-        raise SystemExit(BAD_INPUT_CODE) from error
+        part(BAD_INPUT)
+        raise SystemExit(BAD_INPUT) from error
     part(0)
 
 

@@ -67,13 +67,10 @@ def collect_tree(
     """
     rows = checked_rows(splits)
     scorer_version = version_of(scorer, scorer_version)
-    num_nodes = count_nodes(len(engine.cards), num_stages)
-
     run = LiveCounts(is_quiet=is_quiet)
-    frontier = _frontier(engine, rows, prompt_version, num_stages, wanted_mask(nodes, rows, num_nodes))
+    frontier = _frontier(engine, rows, prompt_version, num_stages, nodes)
     with _clear_interrupt(run, store):
-        for stage in range(1, num_stages + 1):
-            _fill_stage(run, frontier, engine, store, stage, chunk_size)
+        _fill(run, frontier, engine, store, chunk_size)
         queries = _queries_by_split(frontier, rows)
         scores = _score(run, frontier, store, scorer, scorer_version)
         outcomes = _encode_and_build(run, frontier, queries, scores, encoder, with_last_stage_contexts)
@@ -119,11 +116,9 @@ def collect_responses(
     run = LiveCounts(is_quiet=is_quiet)
     if not rows:
         return run
-    num_nodes = count_nodes(len(engine.cards), num_stages)
-    frontier = _frontier(engine, rows, prompt_version, num_stages, wanted_mask(nodes, rows, num_nodes))
+    frontier = _frontier(engine, rows, prompt_version, num_stages, nodes)
     with _clear_interrupt(run, store):
-        for stage in range(1, num_stages + 1):
-            _fill_stage(run, frontier, engine, store, stage, chunk_size)
+        _fill(run, frontier, engine, store, chunk_size)
         _score(run, frontier, store, scorer, scorer_version)
     return run
 
@@ -133,13 +128,20 @@ def _frontier(
     rows: Mapping[str, Sequence[TaskRow]],
     prompt_version: str,
     num_stages: int,
-    wanted: np.ndarray | None,
+    nodes: WantedNodes | None,
 ) -> Frontier:
     def ask(card: ModelCard, row: TaskRow, earlier: Sequence[str]) -> GenerationRequest:
         return hop_request(card, row, earlier, prompt_version=prompt_version)
 
+    wanted = wanted_mask(nodes, rows, count_nodes(len(engine.cards), num_stages))
     all_rows = [row for own in rows.values() for row in own]
     return Frontier(all_rows, engine, ask, num_stages=num_stages, wanted=wanted)
+
+
+def _fill(run: LiveCounts, frontier: Frontier, engine: TextEngine, store: ResponseStore, chunk_size: int) -> None:
+    """Ask for every node that is not stored, stage after stage."""
+    for stage in range(1, frontier.num_stages + 1):
+        _fill_stage(run, frontier, engine, store, stage, chunk_size)
 
 
 def _fill_stage(

@@ -8,18 +8,17 @@ decides nothing but the oracle's routes, which are a bound and not a system.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import jax
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool
 
 from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.evaluate.bootstrap import BootstrapConfig, difference_interval, mean_intervals
-from hierrouter_jax.evaluate.results import Comparison, Difference, Interval, SystemResult, TaskResult
+from hierrouter_jax.evaluate.results import Comparison, Difference, SystemResult, TaskResult
+from hierrouter_jax.evaluate.route_outcomes import RouteOutcomes, interval_of, outcomes_of
 from hierrouter_jax.evaluate.routes import route_shares
 from hierrouter_jax.routing.route_tree import RouteTree
-from hierrouter_jax.routing.scores import RouteBatch, score_routes
+from hierrouter_jax.routing.scores import RouteBatch
 
 REFERENCE = "best_single"
 
@@ -40,7 +39,7 @@ def compare(
     if not systems:
         raise DataError("A comparison needs at least one system, but none was given.")
     config = BootstrapConfig() if bootstrap is None else bootstrap
-    outcomes = {name: _outcomes_of(tree, routes, cost_weight) for name, routes in systems.items()}
+    outcomes = {name: outcomes_of(tree, routes, cost_weight) for name, routes in systems.items()}
     reference = outcomes.get(REFERENCE)
     return Comparison(
         num_queries=tree.num_queries,
@@ -53,42 +52,19 @@ def compare(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Outcomes:
-    """What a system's routes came to, on the host and in double precision."""
-
-    actions: Integer[np.ndarray, "query stage"]
-    quality: Float[np.ndarray, " query"]
-    cost: Float[np.ndarray, " query"]
-    utility: Float[np.ndarray, " query"]
-    num_hops: Float[np.ndarray, " query"]
-
-
-def _outcomes_of(tree: RouteTree, routes: RouteBatch, cost_weight: float) -> _Outcomes:
-    scores = jax.device_get(score_routes(tree, routes, cost_weight=cost_weight))
-    quality, cost = np.asarray(scores.quality, np.float64), np.asarray(scores.cost, np.float64)
-    return _Outcomes(
-        actions=np.asarray(routes.actions),
-        quality=quality,
-        cost=cost,
-        utility=quality - cost_weight * cost,
-        num_hops=np.asarray(scores.num_hops, np.float64),
-    )
-
-
 def _system_result(
-    tree: RouteTree, found: _Outcomes, reference: _Outcomes | None, config: BootstrapConfig
+    tree: RouteTree, found: RouteOutcomes, reference: RouteOutcomes | None, config: BootstrapConfig
 ) -> SystemResult:
     intervals = mean_intervals(np.stack([found.quality, found.cost, found.utility]), config)
     task = np.asarray(tree.task)
     rows_of = {name: task == index for index, name in enumerate(tree.task_names)}
     return SystemResult(
         quality=float(found.quality.mean()),
-        quality_ci=_pair(intervals[0]),
+        quality_ci=interval_of(intervals[0]),
         cost=float(found.cost.mean()),
-        cost_ci=_pair(intervals[1]),
+        cost_ci=interval_of(intervals[1]),
         utility=float(found.utility.mean()),
-        utility_ci=_pair(intervals[2]),
+        utility_ci=interval_of(intervals[2]),
         hops=float(found.num_hops.mean()),
         tasks={name: _task_result(tree, found, rows, config) for name, rows in rows_of.items() if rows.any()},
         routes=route_shares(found.actions, tree.model_names),
@@ -97,22 +73,22 @@ def _system_result(
 
 
 def _task_result(
-    tree: RouteTree, found: _Outcomes, rows: Bool[np.ndarray, " query"], config: BootstrapConfig
+    tree: RouteTree, found: RouteOutcomes, rows: Bool[np.ndarray, " query"], config: BootstrapConfig
 ) -> TaskResult:
     intervals = mean_intervals(np.stack([found.quality[rows], found.cost[rows]]), config)
     return TaskResult(
         num_queries=int(rows.sum()),
         quality=float(found.quality[rows].mean()),
-        quality_ci=_pair(intervals[0]),
+        quality_ci=interval_of(intervals[0]),
         cost=float(found.cost[rows].mean()),
-        cost_ci=_pair(intervals[1]),
+        cost_ci=interval_of(intervals[1]),
         utility=float(found.utility[rows].mean()),
         hops=float(found.num_hops[rows].mean()),
         routes=route_shares(found.actions[rows], tree.model_names),
     )
 
 
-def _difference(found: _Outcomes, reference: _Outcomes, config: BootstrapConfig) -> Difference:
+def _difference(found: RouteOutcomes, reference: RouteOutcomes, config: BootstrapConfig) -> Difference:
     return Difference(
         quality=float(found.quality.mean() - reference.quality.mean()),
         quality_ci=difference_interval(found.quality, reference.quality, config),
@@ -121,7 +97,3 @@ def _difference(found: _Outcomes, reference: _Outcomes, config: BootstrapConfig)
         utility=float(found.utility.mean() - reference.utility.mean()),
         utility_ci=difference_interval(found.utility, reference.utility, config),
     )
-
-
-def _pair(bounds: Float[np.ndarray, " bound"]) -> Interval:
-    return float(bounds[0]), float(bounds[1])

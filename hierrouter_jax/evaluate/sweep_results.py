@@ -23,8 +23,9 @@ from hierrouter_jax.baselines.fixed import single_routes
 from hierrouter_jax.evaluate.bootstrap import BootstrapConfig, mean_intervals
 from hierrouter_jax.evaluate.pareto import pareto_mask
 from hierrouter_jax.evaluate.results import Interval
+from hierrouter_jax.evaluate.route_outcomes import interval_of, outcomes_of
 from hierrouter_jax.routing.route_tree import RouteTree
-from hierrouter_jax.routing.scores import RouteBatch, score_routes
+from hierrouter_jax.routing.scores import RouteBatch
 from hierrouter_jax.routing.values import optimal_routes
 
 
@@ -186,21 +187,19 @@ def _scored(
     tree: RouteTree, routes: Sequence[RouteBatch], cost_weight: float, config: BootstrapConfig
 ) -> list[SplitScore]:
     """Score several routers on one tree; their intervals share their resamples."""
-    found = [jax.device_get(score_routes(tree, one, cost_weight=cost_weight)) for one in routes]
-    quality = np.stack([np.asarray(each.quality, np.float64) for each in found])
-    cost = np.stack([np.asarray(each.cost, np.float64) for each in found])
-    values = np.stack([quality, cost, quality - cost_weight * cost], axis=1)  # router, number, query
+    found = [outcomes_of(tree, one, cost_weight) for one in routes]
+    values = np.stack([np.stack([one.quality, one.cost, one.utility]) for one in found])  # router, number, query
     bounds = mean_intervals(values.reshape(-1, tree.num_queries), config).reshape(len(found), 3, 2)
     return [
-        _split_score(mean, bound, float(np.mean(each.num_hops)))
-        for mean, bound, each in zip(values.mean(axis=2), bounds, found, strict=True)
+        _split_score(mean, bound, float(one.num_hops.mean()))
+        for mean, bound, one in zip(values.mean(axis=2), bounds, found, strict=True)
     ]
 
 
 def _split_score(
     mean: Float[np.ndarray, " number"], bounds: Float[np.ndarray, "number bound"], hops: float
 ) -> SplitScore:
-    pairs = [(float(low), float(high)) for low, high in bounds]
+    pairs = [interval_of(each) for each in bounds]
     return SplitScore(
         quality=float(mean[0]),
         quality_ci=pairs[0],

@@ -14,6 +14,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int
 
 from hierrouter_jax.core.structs import array_struct
@@ -29,8 +30,8 @@ OtherValues = Float[Array, "other_batch kv_head other_slot head_dim"]
 class KVCache:
     """Keys and values of all layers, and how many tokens each row holds."""
 
-    keys: tuple[Float[Array, "batch kv_head head_dim slot"], ...]
-    values: tuple[Float[Array, "batch kv_head slot head_dim"], ...]
+    keys: tuple[Keys, ...]
+    values: tuple[Values, ...]
     lengths: Int[Array, " batch"]
 
     @property
@@ -55,28 +56,21 @@ def slot_bytes(config: DecoderConfig, *, dtype: DTypeLike = jnp.float32) -> int:
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * jnp.dtype(dtype).itemsize
 
 
-def write_keys(
-    slots: Float[Array, "batch kv_head head_dim slot"],
-    new: Float[Array, "batch kv_head head_dim time"],
-    starts: Int[Array, " batch"],
-) -> Float[Array, "batch kv_head head_dim slot"]:
-    """Write each row's `new` keys from its own start on. A row must have `start + time <= slot`."""
+def write_keys(slots: Keys, new: OtherKeys, starts: Int[Array, " batch"]) -> Keys:
+    """Write each row's `new` keys from its own start on. A row must have room for them."""
+    return _write(slots, new, starts, slot_axis=2)
+
+
+def write_values(slots: Values, new: OtherValues, starts: Int[Array, " batch"]) -> Values:
+    """Write each row's `new` values from its own start on. A row must have room for them."""
+    return _write(slots, new, starts, slot_axis=1)
+
+
+def _write(slots: Array, new: Array, starts: Int[Array, " batch"], *, slot_axis: int) -> Array:
+    """Write each row's entries; `slot_axis` is that of a row."""
 
     def write_row(row_slots: Array, row_new: Array, start: Array) -> Array:
-        return jax.lax.dynamic_update_slice(row_slots, row_new.astype(row_slots.dtype), (0, 0, start))
-
-    return jax.vmap(write_row)(slots, new, starts)
-
-
-def write_values(
-    slots: Float[Array, "batch kv_head slot head_dim"],
-    new: Float[Array, "batch kv_head time head_dim"],
-    starts: Int[Array, " batch"],
-) -> Float[Array, "batch kv_head slot head_dim"]:
-    """Write each row's `new` values from its own start on. A row must have `start + time <= slot`."""
-
-    def write_row(row_slots: Array, row_new: Array, start: Array) -> Array:
-        return jax.lax.dynamic_update_slice(row_slots, row_new.astype(row_slots.dtype), (0, start, 0))
+        return jax.lax.dynamic_update_slice_in_dim(row_slots, row_new.astype(row_slots.dtype), start, slot_axis)
 
     return jax.vmap(write_row)(slots, new, starts)
 
@@ -115,13 +109,13 @@ def insert_rows(cache: KVCache, new: KVCache, sources: Sequence[int], targets: S
 
     `new` must have at most as many slots. Slots behind those of `new` keep what they held, which nobody sees.
     """
-    keys, values, lengths = list(cache.keys), list(cache.values), cache.lengths
+    keys, values = list(cache.keys), list(cache.values)
     for source, target in zip(sources, targets, strict=True):
         for layer, (new_keys, new_values) in enumerate(zip(new.keys, new.values, strict=True)):
             keys[layer], values[layer] = insert_layer_row(
                 keys[layer], values[layer], new_keys, new_values, source, target
             )
-        lengths = lengths.at[target].set(new.lengths[source])
+    lengths = cache.lengths.at[np.asarray(targets)].set(new.lengths[np.asarray(sources)])
     return KVCache(keys=tuple(keys), values=tuple(values), lengths=lengths)
 
 

@@ -34,26 +34,25 @@ class DecodeState:
     sampling: SamplingRows
 
 
-@partial(jax.jit, static_argnames=("max_steps", "mode"), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("num_steps", "mode"), donate_argnames=("state",))
 def decode_chunk(
     model: DecoderModel,
     state: DecodeState,
     stops: Int[Array, " stop"],
-    num_steps: Int[ArrayLike, ""],
     num_ending: Int[ArrayLike, ""],
     *,
-    max_steps: int,
+    num_steps: int,
     mode: SamplingMode,
 ) -> tuple[DecodeState, Int[Array, "batch time"], Float[Array, "batch time"]]:
-    """Decode until `num_steps` <= `max_steps` steps are made, `num_ending` rows have ended, or all rows are done.
+    """Decode until `num_steps` steps are made, `num_ending` rows have ended, or all rows are done.
 
     Returns the tokens each row drew, `NO_TOKEN` once it is done, and their log-probabilities. The cache must have room
     for the steps of every row that is not done.
     """
     decoder = model.module()
     batch_size = state.last_tokens.shape[0]
-    drawn = jnp.full((batch_size, max_steps), NO_TOKEN, jnp.int32)
-    logprobs = jnp.zeros((batch_size, max_steps), jnp.float32)
+    drawn = jnp.full((batch_size, num_steps), NO_TOKEN, jnp.int32)
+    logprobs = jnp.zeros((batch_size, num_steps), jnp.float32)
     enough_done = jnp.sum(state.is_done) + num_ending
 
     def is_running(carry: tuple[Any, ...]) -> Bool[Array, ""]:

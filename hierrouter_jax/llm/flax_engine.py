@@ -18,17 +18,16 @@ from hierrouter_jax.llm.batching import BatchLimits, device_limits
 from hierrouter_jax.llm.decoder import DecoderModel
 from hierrouter_jax.llm.engine import AnsweredBatch
 from hierrouter_jax.llm.generation import GeneratedTokens, stream_tokens
-from hierrouter_jax.llm.in_flight import IsComplete, TokenCounts
 from hierrouter_jax.llm.likelihood import option_logprobs
 from hierrouter_jax.llm.placement import replicate_model
 from hierrouter_jax.llm.pool import Pool
 from hierrouter_jax.llm.prefix_cache import PrefixCache, admission_order
 from hierrouter_jax.llm.programs import bound_programs
 from hierrouter_jax.llm.side_by_side import side_by_side
+from hierrouter_jax.llm.stop_strings import make_stop_test, until_stop
+from hierrouter_jax.llm.token_counts import TokenCounts
 from hierrouter_jax.llm.tokenizer import Tokenizer
 
-# A token may hold no whole character, so a stop string is looked for in this many more tokens than it has characters.
-_SPARE_TOKENS = 8
 _LONGEST_RUN = 16  # requests that are neighbours and go to one device
 
 
@@ -50,10 +49,7 @@ class FlaxEngine:
     @property
     def token_counts(self) -> TokenCounts:
         """Tokens billed and computed by this engine since it was made; those of ranked options are not among them."""
-        total = TokenCounts()
-        for counts in self._counts:
-            total.add(counts)
-        return total
+        return sum(self._counts, start=TokenCounts())
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
         """Return what determines the response.
@@ -126,7 +122,7 @@ class FlaxEngine:
             max_new_tokens=[one.max_new_tokens for one in asked],
             samplings=[one.sampling for one in asked],
             stop_token_ids=tokenizer.stop_token_ids,
-            is_complete=_stop_string_test(tokenizer, asked),
+            is_complete=make_stop_test(tokenizer.decode, [one.stop for one in asked]),
             limits=self._limits,
             prefixes=replica.prefixes,
             counts=replica.counts,
@@ -198,30 +194,14 @@ def _option_ids(tokenizer: Tokenizer, option: str) -> list[int]:
     return token_ids
 
 
-def _stop_string_test(tokenizer: Tokenizer, batch: Sequence[EncodedRequest]) -> IsComplete | None:
-    """Return a test whether a row's newest tokens hold one of its stop strings; None where no row has any."""
-    if not any(one.stop for one in batch):
-        return None
-    windows = [max(map(len, one.stop), default=0) + _SPARE_TOKENS for one in batch]
-
-    def is_complete(row: int, new_ids: Sequence[int]) -> bool:
-        stops = batch[row].stop
-        if not stops:
-            return False
-        newest = tokenizer.decode(new_ids[-windows[row] :])
-        return any(stop in newest for stop in stops)
-
-    return is_complete
-
-
 def _written_response(tokenizer: Tokenizer, request: EncodedRequest, row: GeneratedTokens) -> Response:
-    text = tokenizer.decode(row.token_ids)
-    ends = [end for end in (text.find(stop) for stop in request.stop) if end >= 0]
+    written = tokenizer.decode(row.token_ids)
+    text = until_stop(written, request.stop)
     return Response(
-        text=text[: min(ends)] if ends else text,
+        text=text,
         num_prompt_tokens=len(request.token_ids),
         num_new_tokens=len(row.token_ids),
-        finish_reason="stop" if ends else row.finish_reason,
+        finish_reason="stop" if text != written else row.finish_reason,
         logprob=math.fsum(row.logprobs),
     )
 

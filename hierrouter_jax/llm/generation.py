@@ -17,9 +17,11 @@ from hierrouter_jax.core.text import FinishReason, Sampling
 from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, check_prompts
 from hierrouter_jax.llm.decode_loop import NO_TOKEN
 from hierrouter_jax.llm.decoder import DecoderModel
-from hierrouter_jax.llm.in_flight import InFlightBatch, IsComplete, Row, TokenCounts
+from hierrouter_jax.llm.in_flight import InFlightBatch, Row
 from hierrouter_jax.llm.likelihood import option_logprobs, score_continuations
 from hierrouter_jax.llm.prefix_cache import PrefixCache
+from hierrouter_jax.llm.stop_strings import IsComplete
+from hierrouter_jax.llm.token_counts import TokenCounts
 
 __all__ = [
     "BatchLimits",

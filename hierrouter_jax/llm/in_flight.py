@@ -8,7 +8,7 @@ kept on the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
@@ -25,8 +25,8 @@ from hierrouter_jax.llm.prompt_lookup import SHORTEST_MATCH, next_match_length, 
 from hierrouter_jax.llm.reading import draw_first
 from hierrouter_jax.llm.reading_queue import ReadGroup, ReadingQueue
 from hierrouter_jax.llm.sampling import sampling_mode, stack_samplings
-
-IsComplete = Callable[[int, Sequence[int]], bool]
+from hierrouter_jax.llm.stop_strings import IsComplete
+from hierrouter_jax.llm.token_counts import TokenCounts
 
 
 @dataclass(kw_only=True)
@@ -51,23 +51,6 @@ class Row:
     def most_tokens(self) -> int:
         """Tokens of the prompt and of the longest answer."""
         return len(self.prompt) + self.budget
-
-
-@dataclass(kw_only=True)
-class TokenCounts:
-    """Tokens that answers were charged for, and tokens that were computed for them, padding and idle rows included."""
-
-    billed_prompt: int = 0
-    billed_new: int = 0
-    computed_prompt: int = 0
-    computed_new: int = 0
-
-    def add(self, other: TokenCounts) -> None:
-        """Add the counts of another."""
-        self.billed_prompt += other.billed_prompt
-        self.billed_new += other.billed_new
-        self.computed_prompt += other.computed_prompt
-        self.computed_new += other.computed_new
 
 
 class InFlightBatch:
@@ -159,7 +142,7 @@ class InFlightBatch:
             self._places[place] = group[source]
 
     def _make_slots(self, needed: int) -> KVCache:
-        """Return the batch's cache with as many slots as are needed, or as it has, unless that is far more."""
+        """Return the batch's cache with at least as many slots as are needed."""
         num_slots = slot_bucket(needed)
         if self._cache is None:
             self._cache = empty_cache(self._model.config, len(self._places), num_slots, dtype=self._model.dtype)
@@ -178,9 +161,8 @@ class InFlightBatch:
         else:
             num_ending = max(1, len(self._places) // 16) if self._waiting else len(self._places)
             state, drawn, logprobs = decode_chunk(
-                self._model, state, self._stop_ids, self._limits.chunk, num_ending,
-                max_steps=self._limits.chunk, mode=self._mode,
-            )  # fmt: skip
+                self._model, state, self._stop_ids, num_ending, num_steps=self._limits.chunk, mode=self._mode
+            )
             num_computed = len(self._places) * int((np.asarray(drawn) != NO_TOKEN).any(axis=0).sum())
         self._cache = state.cache
         self._counts.computed_new += num_computed

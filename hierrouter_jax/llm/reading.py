@@ -57,30 +57,33 @@ class PromptReader:
         States are normalised, ready for logits. There must be room for the padded length of the longest row. The
         cache is given up; the one returned has the new lengths.
         """
-        starts, sizes = np.asarray(cache.lengths), np.array([len(row) for row in rows], np.int32)
-        keys, values, done, states = cache.keys, cache.values, 0, []
-        for width in pieces(int(sizes.max())):
-            tokens, _ = pad_tokens([row[done : done + width] for row in rows], len(rows), width)
-            ends = np.clip(sizes - 1 - done, 0, width - 1).astype(np.int32)
-            x, keys, values = self._read_piece(keys, values, tokens, starts + np.int32(done))
-            states.append(last_states(self.model, x, ends))
-            done += width
+        sizes = np.array([len(row) for row in rows], np.int32)
+        pieces_read, cache = self._read_pieces(cache, rows)
+        states = [
+            last_states(self.model, x, np.clip(sizes - 1 - piece * LONGEST_PIECE, 0, x.shape[1] - 1).astype(np.int32))
+            for piece, x in enumerate(pieces_read)
+        ]
         last = states[0] if len(states) == 1 else jnp.stack(states)[(sizes - 1) // LONGEST_PIECE, np.arange(len(rows))]
-        return last, KVCache(keys=keys, values=values, lengths=jnp.asarray(starts + sizes))
+        return last, cache
 
     def read_states(self, cache: KVCache, rows: Sequence[Sequence[int]]) -> Float[Array, "batch time embed"]:
         """Return the states after all tokens of rows, before the last norm; the cache is given up for good.
 
         Time is the padded length of the longest row. There must be room for it.
         """
-        starts, longest = np.asarray(cache.lengths), max(map(len, rows))
+        states, _ = self._read_pieces(cache, rows)
+        return states[0] if len(states) == 1 else jnp.concatenate(states, axis=1)
+
+    def _read_pieces(self, cache: KVCache, rows: Sequence[Sequence[int]]) -> tuple[list[Array], KVCache]:
+        """Return the states behind the last layer, piece after piece, and the cache with the rows' tokens in it."""
+        starts, sizes = np.asarray(cache.lengths), np.array([len(row) for row in rows], np.int32)
         keys, values, done, states = cache.keys, cache.values, 0, []
-        for width in pieces(longest):
+        for width in pieces(int(sizes.max())):
             tokens, _ = pad_tokens([row[done : done + width] for row in rows], len(rows), width)
             x, keys, values = self._read_piece(keys, values, tokens, starts + np.int32(done))
             states.append(x)
             done += width
-        return states[0] if len(states) == 1 else jnp.concatenate(states, axis=1)
+        return states, KVCache(keys=keys, values=values, lengths=jnp.asarray(starts + sizes))
 
     def _read_piece(
         self,

@@ -10,11 +10,11 @@ from tiny_pools import write_hub_model
 
 from hierrouter_jax.bench import collect, identity
 from hierrouter_jax.bench.collect import CollectBench, bench_collect
-from hierrouter_jax.bench.collect_peer import make_stop_test, until_stop
 from hierrouter_jax.bench.tree_requests import collect_run, train_rows
 from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.llm.flax_engine import FlaxEngine
 from hierrouter_jax.llm.pool import load_pool
+from hierrouter_jax.llm.stop_strings import make_stop_test, until_stop
 
 NUM_QUERIES = 3
 

@@ -251,7 +251,7 @@ def test_the_cache_is_updated_in_place():
     )  # fmt: skip
     pointers = {x.unsafe_buffer_pointer() for x in (*state.cache.keys, *state.cache.values)}
     old_keys = state.cache.keys[0]
-    state, drawn, _ = decode_chunk(MODEL, state, np.full(8, -1, np.int32), 3, 2, max_steps=5, mode="greedy")
+    state, drawn, _ = decode_chunk(MODEL, state, np.full(8, -1, np.int32), 2, num_steps=3, mode="greedy")
     assert old_keys.is_deleted()
     assert {x.unsafe_buffer_pointer() for x in (*state.cache.keys, *state.cache.values)} == pointers
     assert (np.asarray(drawn) >= 0).sum(axis=1).tolist() == [3, 3]

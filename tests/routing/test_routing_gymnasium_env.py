@@ -2,7 +2,6 @@
 
 import sys
 import warnings
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stepped_trees import observe_all, step_all
 from synthetic_trees import random_tree
 
 from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.routing.mdp import observe, reset_at, step
+from hierrouter_jax.routing.mdp import reset_at
 
 pytest.importorskip("gymnasium", reason="gymnasium is in the extra [gym], which [test] includes")
 
 from hierrouter_jax.routing.gymnasium_env import ILLEGAL_REWARD, RouteWalkers, RoutingEnv
-
-
-@partial(jax.jit, static_argnames="allow_stop")
-def observe_all(tree, states, *, allow_stop):
-    return jax.vmap(partial(observe, tree, allow_stop=allow_stop))(states)
-
-
-@partial(jax.jit, static_argnames="allow_stop")
-def step_all(tree, states, actions, *, cost_weight, allow_stop):
-    return jax.vmap(partial(step, tree, cost_weight=cost_weight, allow_stop=allow_stop))(states, actions)
 
 
 @pytest.mark.parametrize("allow_stop", [True, False])

@@ -1,5 +1,3 @@
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,22 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_mdp import Walker
+from stepped_trees import observe_all, step_all
 from synthetic_trees import random_tree
 
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.routing.mdp import check_cost_weight, observe, reset, reset_all, reset_at, step
 
 SHAPES = [(1, 2), (2, 3), (3, 2), (5, 1)]
-
-
-@partial(jax.jit, static_argnames="allow_stop")
-def observe_all(tree, states, *, allow_stop):
-    return jax.vmap(partial(observe, tree, allow_stop=allow_stop))(states)
-
-
-@partial(jax.jit, static_argnames="allow_stop")
-def step_all(tree, states, actions, *, cost_weight, allow_stop):
-    return jax.vmap(partial(step, tree, cost_weight=cost_weight, allow_stop=allow_stop))(states, actions)
 
 
 @pytest.mark.parametrize("allow_stop", [True, False])

@@ -32,6 +32,7 @@ from hierrouter_jax.encoder.sentence_encoder import load_encoder
 from hierrouter_jax.encoder.text_encoder import TextEncoder
 from hierrouter_jax.evaluate.live import as_row
 from hierrouter_jax.evaluate.origins import require_router_fits, run_origins
+from hierrouter_jax.llm.batching import device_limits
 from hierrouter_jax.llm.engine import TextEngine
 from hierrouter_jax.llm.flax_engine import FlaxEngine
 from hierrouter_jax.llm.pool import load_pool
@@ -95,7 +96,8 @@ def bench_route(options: RouteBench) -> BenchReport:
     if options.pool is None:
         raise ConfigError("A pool file is needed; give --pool.")
     encoder = load_encoder() if options.encoder is None else load_encoder(options.encoder)
-    engine = FlaxEngine(load_pool(options.pool))
+    # Hops are generated more than once: a prompt that was kept would be read for nothing the second time.
+    engine = FlaxEngine(load_pool(options.pool), limits=dataclasses.replace(device_limits(), max_prefix_bytes=0))
     with _router(options) as router:
         require_router_fits(router, engine.cards, encoder)
         rows: list[BenchRow] = []

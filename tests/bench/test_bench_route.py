@@ -23,7 +23,7 @@ def scripted(tmp_path, monkeypatch):
     """A tree, an engine and an encoder of scripts."""
     save_scripted_tree(tmp_path / "tree.npz")
     monkeypatch.setattr(route, "load_pool", lambda path: path)
-    monkeypatch.setattr(route, "FlaxEngine", lambda pool: make_engine(3))
+    monkeypatch.setattr(route, "FlaxEngine", lambda pool, limits: make_engine(3))
     monkeypatch.setattr(route, "load_encoder", lambda *source: HashingEncoder(13))
     monkeypatch.delenv("HIERROUTER_BENCHMARKS", raising=False)
     monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)

@@ -25,6 +25,7 @@ from hierrouter_jax.core.configs import read_json
 from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.llm.flax_engine import FlaxEngine
 from hierrouter_jax.llm.pool import load_pool
+from hierrouter_jax.llm.token_counts import TokenCounts
 from hierrouter_jax.tasks.task_row import TaskRow
 
 PEER_NAME = "transformers, static batches"
@@ -122,7 +123,7 @@ def _run_peer(ours: TreeRun, options: CollectBench) -> PeerRun | None:
 
 
 def _rows(ours: TreeRun, peer: PeerRun | None, before: dict[str, Any] | None) -> list[BenchRow]:
-    """Return wall time and tokens; those of ranked options are the responses' own on our side, which counts no others.
+    """Return wall time and tokens.
 
     Multiple choice is read, not written, so what it computes is told apart from what a written answer computes.
     """
@@ -133,12 +134,11 @@ def _rows(ours: TreeRun, peer: PeerRun | None, before: dict[str, Any] | None) ->
     if peer is not None:
         extra["peer_cpu_s"] = peer.cpu_s
     rows = [_row("wall time", "s", ours.generation_s, peer, lambda one: one.wall_s, extra)]
-    if ours.counts is not None:
-        counts = {"ours_counts": asdict(ours.counts)} | ({} if peer is None else {"peer_counts": asdict(peer.written)})
-        rows.append(
-            _row("tokens computed, written answers", "tokens", ours.counts.computed, peer,
-                 lambda one: one.written.computed, counts)
-        )  # fmt: skip
+    if ours.written is not None and ours.ranked is not None:
+        rows += [
+            _computed_row("written answers", ours.written, peer, lambda one: one.written),
+            _computed_row("ranked options", ours.ranked, peer, lambda one: one.ranked),
+        ]
     rows += [
         _row("tokens billed, written answers", "tokens", billed.billed, peer, lambda one: one.written.billed,
              asdict(billed)),
@@ -149,6 +149,14 @@ def _rows(ours: TreeRun, peer: PeerRun | None, before: dict[str, Any] | None) ->
         earlier = next(one["ours"] for one in before["rows"] if one["what"] == "wall time")
         rows.append(replace(rows[0], what="wall time, before and after", peer=earlier, peer_name="ours, before"))
     return rows
+
+
+def _computed_row(
+    what: str, ours: TokenCounts, peer: PeerRun | None, of_peer: Callable[[PeerRun], TokenCounts]
+) -> BenchRow:
+    counts = {"ours_counts": asdict(ours)} | ({} if peer is None else {"peer_counts": asdict(of_peer(peer))})
+    title = f"tokens computed, {what}"
+    return _row(title, "tokens", ours.computed, peer, lambda one: of_peer(one).computed, counts)
 
 
 def _row(

@@ -25,6 +25,7 @@ from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.core.text import Response
 from hierrouter_jax.encoder.hashing import HashingEncoder
 from hierrouter_jax.llm.engine import TextEngine
+from hierrouter_jax.llm.flax_engine import FlaxEngine
 from hierrouter_jax.llm.token_counts import TokenCounts
 from hierrouter_jax.store.response_store import ResponseStore
 from hierrouter_jax.tasks.rows import SplitConfig, load_splits
@@ -44,7 +45,8 @@ class TreeRun:
     generation_s: float | None  # None where the tree was collected by an earlier run
     cpu_s: float | None  # of all cores, scoring and building the tree included: a busy machine changes it little
     compile_s: float
-    counts: TokenCounts | None  # as the engine counts, which leaves ranked options out
+    written: TokenCounts | None  # as the engine counts
+    ranked: TokenCounts | None
 
     @property
     def requests(self) -> tuple[AskedRequest, ...]:
@@ -89,7 +91,7 @@ def train_rows(folder: Path, *, queries_per_task: int, seed: int) -> tuple[TaskR
 
 
 def collect_run(
-    engine: TextEngine, rows: Sequence[TaskRow], *, num_stages: int, store_path: Path | None = None
+    engine: FlaxEngine, rows: Sequence[TaskRow], *, num_stages: int, store_path: Path | None = None
 ) -> TreeRun:
     """Collect the tree of `rows` from nothing, and say what it took; the responses are kept at `store_path`.
 
@@ -97,7 +99,7 @@ def collect_run(
     """
     if store_path is not None and store_path.exists():
         raise ConfigError(f"A measured collection begins from nothing, but {store_path} exists; give another --store.")
-    before: TokenCounts | None = getattr(engine, "token_counts", None)  # not every engine counts
+    written, ranked = engine.written_counts, engine.ranked_counts
     compiled, cpu_s = _CompileSeconds(), time.process_time()
     with tempfile.TemporaryDirectory() as folder, ResponseStore(store_path or Path(folder) / "store.sqlite") as store:
         jax.monitoring.register_event_duration_secs_listener(compiled)
@@ -122,7 +124,8 @@ def collect_run(
         generation_s=None if tree_file.report is None else tree_file.report.generation_s,
         cpu_s=cpu_s,
         compile_s=compiled.total_s,
-        counts=None if before is None else engine.token_counts - before,  # type: ignore[attr-defined]
+        written=engine.written_counts - written,
+        ranked=engine.ranked_counts - ranked,
     )
 
 
@@ -141,7 +144,9 @@ def stored_run(engine: TextEngine, rows: Sequence[TaskRow], *, num_stages: int, 
             f"{store_path} must hold the whole tree, but lacks {len(missing)} responses; give the rows, queries a task "
             "and stages of the run that made it."
         )
-    return TreeRun(stages=stages, responses=responses, generation_s=None, cpu_s=None, compile_s=0.0, counts=None)
+    return TreeRun(
+        stages=stages, responses=responses, generation_s=None, cpu_s=None, compile_s=0.0, written=None, ranked=None
+    )
 
 
 def _read_back(

@@ -125,6 +125,7 @@ def _tell_shard(command: Command, counts: LiveCounts) -> None:
         "num_generated": counts.num_generated,
         "generated_prompt_tokens": counts.num_prompt_tokens,
         "generated_new_tokens": counts.num_new_tokens,
+        "computed_tokens": counts.num_computed_tokens,
         "num_scored": counts.num_scored,
         "generation_s": counts.generation.total_s,
         "scoring_s": counts.scoring.total_s,

@@ -28,7 +28,7 @@ from hierrouter_jax.core.progress import progress_bar
 from hierrouter_jax.core.text import GenerationRequest, ModelCard, pool_digest
 from hierrouter_jax.costs import CostModel
 from hierrouter_jax.encoder.text_encoder import TextEncoder
-from hierrouter_jax.llm.engine import TextEngine
+from hierrouter_jax.llm.engine import CountingEngine, TextEngine
 from hierrouter_jax.routing.route_tree import count_nodes
 from hierrouter_jax.store.response_store import ResponseStore
 from hierrouter_jax.tasks.prompt_texts import LATEST_PROMPT_VERSION
@@ -140,8 +140,11 @@ def _frontier(
 
 def _fill(run: LiveCounts, frontier: Frontier, engine: TextEngine, store: ResponseStore, chunk_size: int) -> None:
     """Ask for every node that is not stored, stage after stage."""
+    num_before = engine.token_counts.computed if isinstance(engine, CountingEngine) else 0
     for stage in range(1, frontier.num_stages + 1):
         _fill_stage(run, frontier, engine, store, stage, chunk_size)
+    if isinstance(engine, CountingEngine):
+        run.num_computed_tokens = engine.token_counts.computed - num_before
 
 
 def _fill_stage(
@@ -241,6 +244,7 @@ def _report(
         num_generated=run.num_generated,
         generated_prompt_tokens=run.num_prompt_tokens,
         generated_new_tokens=run.num_new_tokens,
+        computed_tokens=run.num_computed_tokens,
         num_scored=run.num_scored,
         generation_s=run.generation.total_s,
         scoring_s=run.scoring.total_s,

@@ -45,6 +45,7 @@ class LiveCounts:
     num_prompt_tokens: int = 0
     num_new_tokens: int = 0
     num_scored: int = 0
+    num_computed_tokens: int | None = None  # by an engine that counts them
     generation: Stopwatch = field(default_factory=Stopwatch)
     scoring: Stopwatch = field(default_factory=Stopwatch)
     encoding: Stopwatch = field(default_factory=Stopwatch)
@@ -86,6 +87,7 @@ class CollectionReport:
     num_generated: int
     generated_prompt_tokens: int
     generated_new_tokens: int
+    computed_tokens: int | None  # positions that went through a model for them; None of an engine that does not count
     num_scored: int  # responses scored in this run; the others' scores were stored
     generation_s: float
     scoring_s: float
@@ -135,7 +137,8 @@ def summary_lines(report: CollectionReport) -> list[str]:
     lines = [
         f"{report.num_nodes} nodes, {report.num_requests} distinct requests: {report.num_stored_before} were stored, "
         f"{report.num_generated} generated in {report.generation_s:.1f} s",
-        f"generated tokens: {report.generated_prompt_tokens} in, {report.generated_new_tokens} out",
+        f"generated tokens: {report.generated_prompt_tokens} in, {report.generated_new_tokens} out"
+        + ("" if report.computed_tokens is None else f"; computed: {report.computed_tokens}"),
     ]
     lines += [f"{count} nodes invalid: {reason}" for reason, count in sorted(report.invalid_nodes.items())]
     lines += [f"{count} queries left out of {split}" for split, count in report.num_left_out.items() if count]

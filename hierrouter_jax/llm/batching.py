@@ -1,7 +1,7 @@
 """How many rows and which sizes go to the device at once: buckets, batches, memory bounds.
 
 Sizes are rounded up to a few buckets because every new size compiles a program: batches to powers of two, caches to
-two sizes an octave, since an empty slot costs only a look.
+one or two sizes an octave, since an empty slot costs only a look.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from hierrouter_jax.llm.cache import slot_bytes
 from hierrouter_jax.llm.decoder import DecoderModel
 
 SMALLEST_CACHE = 128
+FEW_ROWS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +88,12 @@ def batch_bucket(num_rows: int) -> int:
     return round_up(num_rows, smallest=1, per_octave=1)
 
 
-def slot_bucket(num_tokens: int) -> int:
-    """Return the number of cache slots that holds the tokens."""
-    return round_up(num_tokens, smallest=SMALLEST_CACHE, per_octave=2)
+def slot_bucket(num_tokens: int, num_rows: int) -> int:
+    """Return the number of cache slots that holds the tokens of rows that decode together.
+
+    Few rows get coarse sizes: what they look at in vain is little beside the weights, and a size is a program.
+    """
+    return round_up(num_tokens, smallest=SMALLEST_CACHE, per_octave=1 if num_rows <= FEW_ROWS else 2)
 
 
 def reading_bucket(num_tokens: int) -> int:
@@ -99,7 +103,7 @@ def reading_bucket(num_tokens: int) -> int:
 
 def fits_memory(model: DecoderModel, num_rows: int, num_tokens: int, limits: BatchLimits) -> bool:
     """Return whether the caches of rows of up to `num_tokens` stay within the bound; those of one row always may."""
-    row_bytes = slot_bytes(model.config, dtype=model.dtype) * slot_bucket(num_tokens)
+    row_bytes = slot_bytes(model.config, dtype=model.dtype) * slot_bucket(num_tokens, num_rows)
     return num_rows == 1 or batch_bucket(num_rows) * row_bytes <= limits.max_cache_bytes
 
 

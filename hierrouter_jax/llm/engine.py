@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from hierrouter_jax.core.text import EncodedRequest, GenerationRequest, ModelCard, Response
+from hierrouter_jax.llm.token_counts import TokenCounts
 
 AnsweredBatch = list[tuple[int, Response]]  # (index of the request, its response)
 
@@ -40,4 +41,14 @@ class StreamingEngine(Protocol):
 
         Work goes on when more is asked for, so what was handed over can be stored before anything else is begun.
         """
+        ...
+
+
+@runtime_checkable
+class CountingEngine(Protocol):
+    """What an engine may offer besides `TextEngine`: what its answers took, beside what they are billed."""
+
+    @property
+    def token_counts(self) -> TokenCounts:
+        """Tokens billed and computed since the engine was made."""
         ...

@@ -39,7 +39,7 @@ class FlaxEngine:
         self._pool = pool
         self._limits = device_limits() if limits is None else limits
         self._replicas: dict[str, tuple[DecoderModel, list[_Replica]]] = {}
-        self._counts: list[TokenCounts] = []
+        self._counts: list[tuple[TokenCounts, TokenCounts]] = []  # of written answers and of ranked options
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:
@@ -48,8 +48,18 @@ class FlaxEngine:
 
     @property
     def token_counts(self) -> TokenCounts:
-        """Tokens billed and computed by this engine since it was made; those of ranked options are not among them."""
-        return sum(self._counts, start=TokenCounts())
+        """Tokens billed and computed by this engine since it was made."""
+        return self.written_counts + self.ranked_counts
+
+    @property
+    def written_counts(self) -> TokenCounts:
+        """Those of written answers."""
+        return sum((written for written, _ in self._counts), start=TokenCounts())
+
+    @property
+    def ranked_counts(self) -> TokenCounts:
+        """Those of ranked options: computed are the prompts and what options add to them."""
+        return sum((ranked for _, ranked in self._counts), start=TokenCounts())
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
         """Return what determines the response.
@@ -125,7 +135,7 @@ class FlaxEngine:
             is_complete=make_stop_test(tokenizer.decode, [one.stop for one in asked]),
             limits=self._limits,
             prefixes=replica.prefixes,
-            counts=replica.counts,
+            counts=replica.written,
         )
         for batch in batches:
             yield [(indices[row], _written_response(tokenizer, asked[row], produced)) for row, produced in batch]
@@ -139,8 +149,17 @@ class FlaxEngine:
             batch = asked[start : start + self._limits.max_batch]
             options = [[_option_ids(tokenizer, option) for option in one.options] for one in batch]
             prompts = [one.token_ids for one in batch]
-            scores = option_logprobs(replica.decoder, prompts, options, limits=self._limits, prefixes=replica.prefixes)
+            scores = option_logprobs(
+                replica.decoder,
+                prompts,
+                options,
+                limits=self._limits,
+                prefixes=replica.prefixes,
+                counts=replica.ranked,
+            )
             responses = [_ranked_response(one, row) for one, row in zip(batch, scores, strict=True)]
+            replica.ranked.billed_prompt += sum(one.num_prompt_tokens for one in responses)
+            replica.ranked.billed_new += sum(one.num_new_tokens for one in responses)
             yield list(zip(indices[start : start + self._limits.max_batch], responses, strict=True))
 
     def _replicas_of(self, model: str) -> list[_Replica]:
@@ -152,7 +171,7 @@ class FlaxEngine:
             self._replicas = {name: pair for name, pair in self._replicas.items() if name in resident}
             copies = replicate_model(decoder, self._pool.devices)
             replicas = [_Replica(decoder=copy, prefixes=PrefixCache(self._limits.max_prefix_bytes)) for copy in copies]
-            self._counts += [replica.counts for replica in replicas]
+            self._counts += [(replica.written, replica.ranked) for replica in replicas]
             self._replicas[model] = held = (decoder, replicas)
         return held[1]
 
@@ -163,7 +182,8 @@ class _Replica:
 
     decoder: DecoderModel
     prefixes: PrefixCache
-    counts: TokenCounts = field(default_factory=TokenCounts)
+    written: TokenCounts = field(default_factory=TokenCounts)
+    ranked: TokenCounts = field(default_factory=TokenCounts)
 
 
 _Answer = Callable[[str, _Replica, Sequence[int], Sequence[EncodedRequest]], Iterator[AnsweredBatch]]

@@ -132,7 +132,7 @@ class InFlightBatch:
 
     def _place(self, group: Sequence[Row], cache: KVCache, sources: Sequence[int]) -> None:
         """Put the rows of a group that go on into free places of the batch."""
-        num_slots = slot_bucket(max(group[source].num_tokens for source in sources))
+        num_slots = slot_bucket(max(group[source].num_tokens for source in sources), len(self._places))
         if num_slots < cache.num_slots:
             cache = resize_cache(cache, num_slots)
         batch = self._make_slots(cache.num_slots)
@@ -143,7 +143,7 @@ class InFlightBatch:
 
     def _make_slots(self, needed: int) -> KVCache:
         """Return the batch's cache with at least as many slots as are needed."""
-        num_slots = slot_bucket(needed)
+        num_slots = slot_bucket(needed, len(self._places))
         if self._cache is None:
             self._cache = empty_cache(self._model.config, len(self._places), num_slots, dtype=self._model.dtype)
         elif num_slots > self._cache.num_slots:

@@ -22,6 +22,7 @@ from hierrouter_jax.llm.prefix_cache import PrefixCache
 from hierrouter_jax.llm.reading import PromptReader, padded_length
 from hierrouter_jax.llm.reading_queue import ReadGroup, ReadingQueue
 from hierrouter_jax.llm.sampling import token_logprobs
+from hierrouter_jax.llm.token_counts import TokenCounts
 
 
 def option_logprobs(
@@ -31,13 +32,17 @@ def option_logprobs(
     *,
     limits: BatchLimits | None = None,
     prefixes: PrefixCache | None = None,
+    counts: TokenCounts | None = None,
 ) -> list[list[float]]:
-    """Return the log-probability of every option (a sequence of tokens) of every prompt."""
+    """Return the log-probability of every option (a sequence of tokens) of every prompt.
+
+    Arguments and errors are those of `score_continuations`.
+    """
     if len(options) != len(prompts):
         raise ConfigError(f"options must be one list a prompt ({len(prompts)}), but are {len(options)}.")
     pairs = [(prompt, option) for prompt, row in zip(prompts, options, strict=True) for option in row]
     befores, afters = [prompt for prompt, _ in pairs], [option for _, option in pairs]
-    scores = iter(score_continuations(model, befores, afters, limits=limits, prefixes=prefixes))
+    scores = iter(score_continuations(model, befores, afters, limits=limits, prefixes=prefixes, counts=counts))
     return [[next(scores) for _ in row] for row in options]
 
 
@@ -48,8 +53,9 @@ def score_continuations(
     *,
     limits: BatchLimits | None = None,
     prefixes: PrefixCache | None = None,
+    counts: TokenCounts | None = None,
 ) -> list[float]:
-    """Return the log-probability of each continuation after its prompt.
+    """Return the log-probability of each continuation after its prompt; positions computed are added to `counts`.
 
     Raises `PromptTooLongError` when both together do not fit the context window, `DataError` for empty prompts or
     continuations and for unknown tokens.
@@ -68,13 +74,16 @@ def score_continuations(
     prefixes = PrefixCache(limits.max_prefix_bytes) if prefixes is None else prefixes
     queue = ReadingQueue(model, scored, limits=limits, prefixes=prefixes)
     reader = PromptReader(model)
+    counts = TokenCounts() if counts is None else counts
     while queue:
         group = queue.read_next(limits.max_batch)
+        counts.computed_prompt += group.num_computed
         pairs = [(row, branch) for row, item in enumerate(group.items) for branch in range(len(item.indices))]
         for start in range(0, len(pairs), limits.max_batch):
             part = pairs[start : start + limits.max_batch]
             wanted = [group.items[row].continuations[branch] for row, branch in part]
-            sums = _score_branches(reader, group, [row for row, _ in part], wanted)
+            sums, num_computed = _score_branches(reader, group, [row for row, _ in part], wanted)
+            counts.computed_new += num_computed
             for (row, branch), score in zip(part, sums, strict=True):
                 scores[group.items[row].indices[branch]] = score
     return scores
@@ -108,13 +117,16 @@ def _check(model: DecoderModel, prompts: Sequence[tuple[int, ...]], continuation
 
 def _score_branches(
     reader: PromptReader, group: ReadGroup[_Scored], rows: Sequence[int], wanted: Sequence[tuple[int, ...]]
-) -> list[float]:
-    """Return the scores of continuations of a group's prompts, given the row of each one's prompt."""
+) -> tuple[list[float], int]:
+    """Return the scores of continuations of a group's prompts, given the row of each one's prompt.
+
+    Also how many positions were computed, padding included.
+    """
     num_branches = batch_bucket(len(rows))
     padded_rows = np.array([*rows, *[0] * (num_branches - len(rows))], np.int32)
     padded = [*wanted, *[(0,)] * (num_branches - len(wanted))]
     states = group.hidden[padded_rows][:, None]  # each token is foretold by the one before
-    longest = max(map(len, padded))
+    longest, width = max(map(len, padded)), 0
     if longest > 1:
         texts = [tokens[:-1] for tokens in padded]
         cache = take_rows(group.cache, padded_rows)
@@ -123,7 +135,7 @@ def _score_branches(
         states = join_states(reader.model, states, reader.read_states(cache, texts))
     tokens, lengths = pad_tokens(padded, num_branches, states.shape[1])
     sums = sum_logprobs(reader.model, states, tokens, lengths)
-    return np.asarray(sums)[: len(rows)].tolist()
+    return np.asarray(sums)[: len(rows)].tolist(), num_branches * width
 
 
 @jax.jit

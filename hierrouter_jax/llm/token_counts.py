@@ -1,7 +1,8 @@
 """Tokens computed beside tokens billed.
 
 Billed are the tokens that responses state: prompts whole, and what was written. Computed are the positions that went
-through a model, padding, finished rows and repeated prefixes included: what the hardware had to do.
+through a model, padding, finished rows and repeated prefixes included: what the hardware had to do. Of ranked options,
+`computed_new` are the positions that options add to their prompts.
 """
 
 from __future__ import annotations

@@ -79,6 +79,9 @@ def test_rows_are_wall_time_and_tokens_of_both_sides(measured):
     computed = rows["tokens computed, written answers"]
     assert computed["peer"] == written["computed_prompt"] + written["computed_new"]
     assert computed["ours_counts"]["billed_new"] == written["billed_new"]
+    ranked = rows["tokens computed, ranked options"]
+    assert 0 < ranked["ours"] < ranked["peer"]  # a prompt is read once for all its options
+    assert ranked["ours_counts"]["billed_prompt"] == stated["peer"]["ranked"]["billed_prompt"]
     assert {"num_cores", "cpu", "device_kind", "versions"} <= stated["machine"].keys()
 
 

@@ -162,6 +162,7 @@ def test_each_distinct_request_is_asked_once_and_model_by_model(store):
     assert runs == ["model_0", "model_1", "model_2"] * 2  # each model once a stage
     assert (file.report.num_nodes, file.report.num_requests) == (num_nodes, len(expected))
     assert (file.report.num_generated, file.report.num_stored_before) == (len(expected), 0)
+    assert file.report.computed_tokens is None  # a script computes nothing
 
 
 def test_equal_contexts_share_a_row(store):

@@ -185,6 +185,7 @@ def test_the_report_lies_beside(outcomes, tmp_path):
             "num_stored_before",
             "num_generated",
             "num_scored",
+            "computed_tokens",
             "generated_prompt_tokens",
             "generated_new_tokens",
         ),

@@ -290,6 +290,15 @@ def test_options_read_each_prompt_once(monkeypatch):
         np.testing.assert_allclose(row, expected_row, atol=1e-4)
 
 
+def test_scoring_counts_every_position_it_reads():
+    prompts, counts = random_prompts((13, 37)), TokenCounts()
+    # Continuations of 5 and 3 tokens of the first prompt, 1 of the second: the last token of each is never read.
+    owners, continuations = [0, 0, 1], [[1, 2, 3, 4, 5], [7, 11, 13], [17]]
+    score_continuations(MODEL, [prompts[owner] for owner in owners], continuations, counts=counts)
+    assert (counts.billed, counts.computed_prompt) == (0, 2 * padded_length(37))
+    assert counts.computed_new == 4 * padded_length(4)  # three branches in a batch of four
+
+
 def test_options_of_mixed_lengths_are_ranked_together():
     options = [[[5], [7, 11], [13, 17, 19]]]
     [scores] = option_logprobs(MODEL, [PROMPTS[3]], options)
@@ -349,7 +358,8 @@ def test_a_prompt_and_answer_may_fill_the_context_window():
 
 
 def test_buckets_hold_what_they_round_and_are_few():
-    for bucket, most in ((slot_bucket, 11), (batch_bucket, 13)):
+    many, few = (lambda n: slot_bucket(n, 5)), (lambda n: slot_bucket(n, 4))
+    for bucket, most in ((many, 11), (few, 6), (batch_bucket, 13)):
         sizes = [bucket(n) for n in range(1, 4097)]
         assert all(size >= n for n, size in enumerate(sizes, start=1))
         assert sizes == sorted(sizes)

@@ -130,7 +130,10 @@ def test_an_engine_on_several_devices_answers_as_on_one(tmp_path, pool_path, lay
         requests = [*requests_of("tiny-hub"), *requests_of("tiny-gguf"), *requests_of("tiny-hub", (" a", " the"))]
         answers[num_devices] = engine.generate(requests)
         counts = engine.token_counts
-        assert counts.billed_new == sum(one.num_new_tokens for one in answers[num_devices] if not one.option_logprobs)
+        assert counts.billed_new == sum(one.num_new_tokens for one in answers[num_devices])
+        assert counts.billed_prompt == sum(one.num_prompt_tokens for one in answers[num_devices])
+        assert engine.ranked_counts.billed_new == 23
+        assert engine.ranked_counts.computed_new > 0 < engine.written_counts.computed_new
     for ours, theirs in zip(answers[3], answers[1], strict=True):
         assert (ours.text, ours.num_new_tokens) == (theirs.text, theirs.num_new_tokens)
         assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-3)

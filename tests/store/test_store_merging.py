@@ -108,7 +108,7 @@ def test_what_cannot_be_merged_is_told_and_nothing_is_taken(tmp_path):
 
 
 def test_killed_merges_lose_nothing(tmp_path):
-    """Merges killed at moments further and further on are run again until one ends; each found all of a source, or nothing."""
+    """Merges killed ever later are run again until one ends; each found all of a source, or nothing."""
     sizes = (4001, 3001, 2003)
     start = 0
     for index, size in enumerate(sizes):

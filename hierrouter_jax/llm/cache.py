@@ -9,7 +9,7 @@ attention's time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -75,11 +75,15 @@ def _write(slots: Array, new: Array, starts: Int[Array, " batch"], *, slot_axis:
     return jax.vmap(write_row)(slots, new, starts)
 
 
-def resize_cache(cache: KVCache, num_slots: int) -> KVCache:
-    """Return the cache with empty slots added behind, or with the slots from `num_slots` on cut off."""
-    pairs = [resize_layer(*pair, num_slots=num_slots) for pair in zip(cache.keys, cache.values, strict=True)]
-    return KVCache(keys=tuple(key for key, _ in pairs), values=tuple(value for _, value in pairs),
-                   lengths=cache.lengths)  # fmt: skip
+def resize_cache(cache: KVCache, num_slots: int, *, gives_up: bool = False) -> KVCache:
+    """Return the cache with empty slots added behind, or with the slots from `num_slots` on cut off.
+
+    Where the old one is given up, its layers are freed one after the other, so that never both are there whole.
+    """
+    if num_slots == cache.num_slots:
+        return cache
+    keys, values = _map_layers(cache, partial(resize_layer, num_slots=num_slots), gives_up=gives_up)
+    return KVCache(keys=keys, values=values, lengths=cache.lengths)
 
 
 @partial(jax.jit, static_argnames=("num_slots",))
@@ -90,18 +94,32 @@ def resize_layer(keys: Keys, values: Values, *, num_slots: int) -> tuple[OtherKe
     return keys, jnp.pad(values, ((0, 0), (0, 0), (0, extra), (0, 0)))[:, :, :num_slots]
 
 
-def take_rows(cache: KVCache, rows: Int[ArrayLike, " row"]) -> KVCache:
-    """Return the cache of the chosen rows."""
+def take_rows(cache: KVCache, rows: Int[ArrayLike, " row"], *, gives_up: bool = False) -> KVCache:
+    """Return the cache of the chosen rows; the old one is freed layer by layer where it is given up."""
     rows = jnp.asarray(rows)
-    pairs = [take_layer_rows(*pair, rows) for pair in zip(cache.keys, cache.values, strict=True)]
-    return KVCache(keys=tuple(key for key, _ in pairs), values=tuple(value for _, value in pairs),
-                   lengths=cache.lengths[rows])  # fmt: skip
+    keys, values = _map_layers(cache, partial(take_layer_rows, rows=rows), gives_up=gives_up)
+    return KVCache(keys=keys, values=values, lengths=cache.lengths[rows])
 
 
 @jax.jit
 def take_layer_rows(keys: Keys, values: Values, rows: Int[Array, " row"]) -> tuple[OtherKeys, OtherValues]:
     """Return the chosen rows of one layer's keys and values."""
     return keys[rows], values[rows]
+
+
+def _map_layers(
+    cache: KVCache, change: Callable[[Keys, Values], tuple[OtherKeys, OtherValues]], *, gives_up: bool
+) -> tuple[tuple[OtherKeys, ...], tuple[OtherValues, ...]]:
+    """Change the layers one by one."""
+    keys, values = [], []
+    for old_keys, old_values in zip(cache.keys, cache.values, strict=True):
+        new_keys, new_values = change(old_keys, old_values)
+        keys.append(new_keys)
+        values.append(new_values)
+        if gives_up:
+            old_keys.delete()
+            old_values.delete()
+    return tuple(keys), tuple(values)
 
 
 def insert_rows(cache: KVCache, new: KVCache, sources: Sequence[int], targets: Sequence[int]) -> KVCache:

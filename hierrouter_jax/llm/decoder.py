@@ -8,6 +8,7 @@ their positions and attend over all slots. What a call computes depends on a row
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -36,7 +37,7 @@ class Decoder(nnx.Module):
     def __init__(self, config: DecoderConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         self.embed = Embedding(config.vocab_size, config.embed_dim, dtype=dtype, rngs=rngs)
-        self.layers = nnx.List([Layer(config, layer, dtype=dtype, rngs=rngs) for layer in range(config.num_layers)])
+        self.layers = nnx.List([Layer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)])
         self.final_norm = _make_norm(config, config.embed_dim)
         self.unembed = (
             None if config.has_tied_output else Linear(config.embed_dim, config.vocab_size, dtype=dtype, rngs=rngs)
@@ -80,8 +81,8 @@ class Decoder(nnx.Module):
         keys, values = [], []
         for index, layer in enumerate(self.layers):
             slots = None if cache is None else (cache.keys[index], cache.values[index])
-            is_local = self.config.is_local(index)
-            x, (layer_keys, layer_values) = layer(x, positions, angles[is_local], slots)
+            angle, window = angles[self.config.is_local(index)], self.config.layer_window(index)
+            x, (layer_keys, layer_values) = layer(x, positions, angle, window, slots)
             keys.append(layer_keys)
             values.append(layer_values)
         lengths = positions[:, -1].astype(jnp.int32) + 1
@@ -138,9 +139,9 @@ class RopeDivisors(nnx.Module):
 class Layer(nnx.Module):
     """One decoder layer: attention and MLP, each behind a norm and, in a sandwich, before another."""
 
-    def __init__(self, config: DecoderConfig, layer: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.attention_norm = _make_norm(config, config.embed_dim)
-        self.attention = Attention(config, layer, dtype=dtype, rngs=rngs)
+        self.attention = Attention(config, dtype=dtype, rngs=rngs)
         self.mlp_norm = _make_norm(config, config.embed_dim)
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
         has_post = config.has_post_norms
@@ -152,10 +153,11 @@ class Layer(nnx.Module):
         x: Float[Array, "batch time embed"],
         positions: Int[Array, "batch time"],
         angles: Float[Array, "batch time half"],
+        window: int | Int[Array, ""] | None,
         slots: tuple[Keys, Values] | None,
     ) -> tuple[Float[Array, "batch time embed"], tuple[Keys, Values]]:
-        """Return the layer's output and its keys and values, all slots of them."""
-        attended, slots = self.attention(self.attention_norm(x), positions, angles, slots)
+        """Return the layer's output and its keys and values, all slots of them; `window` as in `attention_mask`."""
+        attended, slots = self.attention(self.attention_norm(x), positions, angles, window, slots)
         x = x + (attended if self.attention_post_norm is None else self.attention_post_norm(attended))
         fed = self.mlp(self.mlp_norm(x))
         return x + (fed if self.mlp_post_norm is None else self.mlp_post_norm(fed)), slots
@@ -164,7 +166,7 @@ class Layer(nnx.Module):
 class Attention(nnx.Module):
     """Grouped-query attention with rotary embedding; query, key and value come from one product."""
 
-    def __init__(self, config: DecoderConfig, layer: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         num_all = config.num_heads + 2 * config.num_kv_heads
         self.qkv = Linear(
             config.embed_dim, num_all * config.head_dim, has_bias=config.has_qkv_bias, dtype=dtype, rngs=rngs
@@ -174,27 +176,31 @@ class Attention(nnx.Module):
         self.query_norm = _make_norm(config, config.head_dim) if has_norms else None
         self.key_norm = _make_norm(config, config.head_dim) if has_norms else None
         self.config = config
-        self.window = config.layer_window(layer)
 
     def __call__(
         self,
         x: Float[Array, "batch time embed"],
         positions: Int[Array, "batch time"],
         angles: Float[Array, "batch time half"],
+        window: int | Int[Array, ""] | None,
         slots: tuple[Keys, Values] | None,
     ) -> tuple[Float[Array, "batch time embed"], tuple[Keys, Values]]:
-        """Return the attended values and the keys and values, all slots of them."""
+        """Return the attended values and the keys and values, all slots of them.
+
+        `window` is as in `attention_mask`; without a cache it must be a plain number, or None.
+        """
         config, (num_rows, num_tokens, _) = self.config, x.shape
         query, key, value = self._project(x, angles)
         query = query.reshape(num_rows, num_tokens, config.num_kv_heads, -1, config.head_dim)
         keys, values = key.transpose(0, 2, 3, 1), value.swapaxes(1, 2)
         scale, soft_cap = config.attention_scale, config.attention_soft_cap
         if slots is None:
-            attended = attend_within(query, keys, values, window=self.window, scale=scale, soft_cap=soft_cap)
+            size = None if window is None else int(window)
+            attended = attend_within(query, keys, values, window=size, scale=scale, soft_cap=soft_cap)
         else:
             keys = write_keys(slots[0], keys, positions[:, 0])
             values = write_values(slots[1], values, positions[:, 0])
-            mask = attention_mask(positions, jnp.arange(values.shape[2]), self.window)
+            mask = attention_mask(positions, jnp.arange(values.shape[2]), window)
             attended = attend(query, keys, values, mask, scale=scale, soft_cap=soft_cap)
         return self.output(attended.reshape(num_rows, num_tokens, -1)), (keys, values)
 
@@ -225,6 +231,19 @@ class DecoderModel:
     def module(self) -> Decoder:
         """Return the decoder whole again, as functions under jit use it."""
         return nnx.merge(self.graphdef, self.params)
+
+    @cached_property
+    def ends(self) -> DecoderModel:
+        """The decoder without its layers: all that programs need which embed tokens or make logits."""
+        decoder = self.module()
+        decoder.layers = nnx.List([])
+        graphdef, params = nnx.split(decoder)
+        return DecoderModel(params=params, config=self.config, graphdef=graphdef)
+
+    @cached_property
+    def layers(self) -> tuple[tuple[nnx.GraphDef[Layer], nnx.State], ...]:
+        """The layers, each split, for programs of one layer."""
+        return tuple(nnx.split(layer) for layer in self.module().layers)
 
     @property
     def dtype(self) -> Any:

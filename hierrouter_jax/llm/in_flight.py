@@ -105,7 +105,7 @@ class InFlightBatch:
         kept = [place for place, row in enumerate(self._places) if row is not None]
         if self._cache is not None:
             spare = [0] * (num_places - len(kept))  # what is in a free place is never seen
-            self._cache = take_rows(self._cache, np.array(kept + spare, np.int32))
+            self._cache = take_rows(self._cache, np.array(kept + spare, np.int32), gives_up=True)
         self._places = [self._places[place] for place in kept] + [None] * (num_places - len(kept))
 
     def _admit(self, num_free: int) -> list[Row]:
@@ -124,7 +124,7 @@ class InFlightBatch:
     def _draw_first(self, read: ReadGroup[Row]) -> None:
         """Give every row of a group its first token."""
         sampling = stack_samplings([row.sampling for row in read.items])
-        tokens, logprobs = draw_first(self._model, read.hidden, sampling, mode=self._mode)
+        tokens, logprobs = draw_first(self._model.ends, read.hidden, sampling, mode=self._mode)
         self._counts.computed_prompt += read.num_computed
         for row, token, logprob in zip(read.items, tokens.tolist(), logprobs.tolist(), strict=True):
             self._counts.billed_prompt += len(row.prompt)
@@ -147,7 +147,7 @@ class InFlightBatch:
         if self._cache is None:
             self._cache = empty_cache(self._model.config, len(self._places), num_slots, dtype=self._model.dtype)
         elif num_slots > self._cache.num_slots:
-            self._cache = resize_cache(self._cache, num_slots)
+            self._cache = resize_cache(self._cache, num_slots, gives_up=True)
         return self._cache
 
     def _decode(self) -> list[Row]:

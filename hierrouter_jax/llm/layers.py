@@ -87,7 +87,7 @@ def rotate(
 
 
 def attention_mask(
-    query_positions: Int[Array, "batch time"], slot_positions: Int[Array, " slot"], window: int | None
+    query_positions: Int[Array, "batch time"], slot_positions: Int[Array, " slot"], window: int | Int[Array, ""] | None
 ) -> Bool[Array, "batch time slot"]:
     """Return which slots each query sees: those not after it and, with a window, at most window - 1 before it."""
     distance = query_positions[:, :, None] - slot_positions[None, None, :]

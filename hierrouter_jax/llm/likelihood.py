@@ -132,29 +132,29 @@ def _score_branches(
         cache = take_rows(group.cache, padded_rows)
         width = padded_length(longest - 1)
         cache = resize_cache(cache, max(cache.num_slots, reading_bucket(int(np.asarray(cache.lengths).max()) + width)))
-        states = join_states(reader.model, states, reader.read_states(cache, texts))
+        states = join_states(reader.model.ends, states, reader.read_states(cache, texts))
     tokens, lengths = pad_tokens(padded, num_branches, states.shape[1])
-    sums = sum_logprobs(reader.model, states, tokens, lengths)
+    sums = sum_logprobs(reader.model.ends, states, tokens, lengths)
     return np.asarray(sums)[: len(rows)].tolist(), num_branches * width
 
 
 @jax.jit
 def join_states(
-    model: DecoderModel, last: Float[Array, "batch one embed"], following: Float[Array, "batch time embed"]
+    ends: DecoderModel, last: Float[Array, "batch one embed"], following: Float[Array, "batch time embed"]
 ) -> Float[Array, "batch longer embed"]:
     """Return the normalised states after a prompt and after the tokens read on from there."""
-    return jnp.concatenate((last, model.module().final_norm(following)), axis=1)
+    return jnp.concatenate((last, ends.module().final_norm(following)), axis=1)
 
 
 @jax.jit
 def sum_logprobs(
-    model: DecoderModel,
+    ends: DecoderModel,
     states: Float[Array, "batch time embed"],
     wanted: Int[Array, "batch time"],
     lengths: Int[Array, " batch"],
 ) -> Float[Array, " batch"]:
     """Return each row's sum of log-probabilities of its first `lengths` wanted tokens, given the states before them."""
-    decoder = model.module()
+    decoder = ends.module()
 
     # One position of all rows at a time: a large vocabulary's logits of a whole span would fill the memory.
     def add(total: Float[Array, " batch"], entry: tuple[Array, Array, Array]) -> tuple[Float[Array, " batch"], None]:

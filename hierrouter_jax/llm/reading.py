@@ -1,13 +1,14 @@
 """Reading: tokens go into caches behind what is there already, layer by layer.
 
-On CPU each kind of layer is a program of its own, called once a layer: reading takes far longer than the calls, and a
-small program compiles in a fraction of a second where a whole decoder takes several, so that sizes can be fine and
-little is padded. On other devices, where calls would be what one waits for, the layers are one program. A long text is
-read in pieces, which bounds both the number of programs and the memory that attention's scores take.
+On CPU a layer is a program of its own, called once a layer: reading takes far longer than the calls, and a small
+program compiles in a fraction of the time of a whole decoder. On other devices, where calls would be what one waits
+for, the layers are one program. A text is read in pieces of a few sizes, which bounds both the number of programs and
+the memory that attention's scores take.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from functools import partial
 
@@ -19,23 +20,32 @@ from jaxtyping import Array, Float, Int
 
 from hierrouter_jax.llm.batching import pad_tokens
 from hierrouter_jax.llm.cache import Keys, KVCache, Values
+from hierrouter_jax.llm.config import DecoderConfig
 from hierrouter_jax.llm.decoder import DecoderModel, Layer
 from hierrouter_jax.llm.sampling import SamplingMode, SamplingRows, draw_tokens, token_logprobs
 
-LONGEST_PIECE = 256
-MULTIPLES = ((16, 4), (128, 16), (LONGEST_PIECE, 32))  # pieces of up to so many tokens are padded to a multiple of this
+PIECE_SIZES = (8, 16, 32, 64, 128, 256)
+CPU_PASS = 11  # tokens that a pass through the layers costs besides its own, on CPU: the time of reading the weights
 
 
-def piece_bucket(num_tokens: int) -> int:
-    """Return the padded length of a piece."""
-    multiple = next(multiple for most, multiple in MULTIPLES if num_tokens <= most)
-    return -(-num_tokens // multiple) * multiple
+def pieces(num_tokens: int) -> tuple[int, ...]:
+    """Return the lengths of the pieces that tokens are read in, the largest first; the last one may be padded.
+
+    On CPU a few exact pieces are cheaper than much padding. Elsewhere a pass costs as much as hundreds of tokens.
+    """
+    num_whole, rest = divmod(num_tokens, PIECE_SIZES[-1])
+    pass_tokens = CPU_PASS if jax.default_backend() == "cpu" else PIECE_SIZES[-1]
+    return (PIECE_SIZES[-1],) * num_whole + _cheapest_pieces(rest, PIECE_SIZES, pass_tokens)
 
 
-def pieces(num_tokens: int) -> list[int]:
-    """Return the padded lengths of the pieces that tokens are read in."""
-    num_whole, rest = divmod(num_tokens, LONGEST_PIECE)
-    return [LONGEST_PIECE] * num_whole + ([piece_bucket(rest)] if rest else [])
+@functools.cache
+def _cheapest_pieces(num_tokens: int, sizes: tuple[int, ...], pass_tokens: int) -> tuple[int, ...]:
+    """Return the pieces that hold the tokens at the least sum of their sizes and of what their passes cost."""
+    if num_tokens <= 0:
+        return ()
+    ways = [[size, *_cheapest_pieces(num_tokens - size, sizes, pass_tokens)] for size in sizes]
+    costs = [sum(way) + pass_tokens * len(way) for way in ways]
+    return tuple(sorted(ways[costs.index(min(costs))], reverse=True))
 
 
 def padded_length(num_tokens: int) -> int:
@@ -49,7 +59,7 @@ class PromptReader:
     def __init__(self, model: DecoderModel, *, by_layers: bool | None = None) -> None:
         self.model = model
         by_layers = jax.default_backend() == "cpu" if by_layers is None else by_layers
-        self._layers = [nnx.split(layer) for layer in model.module().layers] if by_layers else None
+        self._layers = model.layers if by_layers else None
 
     def read(self, cache: KVCache, rows: Sequence[Sequence[int]]) -> tuple[Float[Array, "batch embed"], KVCache]:
         """Put each row's tokens (at least one) behind what the cache holds; return the state after its last one.
@@ -57,14 +67,19 @@ class PromptReader:
         States are normalised, ready for logits. There must be room for the padded length of the longest row. The
         cache is given up; the one returned has the new lengths.
         """
-        sizes = np.array([len(row) for row in rows], np.int32)
         pieces_read, cache = self._read_pieces(cache, rows)
-        states = [
-            last_states(self.model, x, np.clip(sizes - 1 - piece * LONGEST_PIECE, 0, x.shape[1] - 1).astype(np.int32))
-            for piece, x in enumerate(pieces_read)
-        ]
-        last = states[0] if len(states) == 1 else jnp.stack(states)[(sizes - 1) // LONGEST_PIECE, np.arange(len(rows))]
-        return last, cache
+        lasts = np.array([len(row) - 1 for row in rows], np.int32)
+        ends = np.cumsum([x.shape[1] for x in pieces_read])
+        piece_of_row = np.searchsorted(ends, lasts, side="right")
+        used = np.unique(piece_of_row)  # most often the last piece alone
+        states = []
+        for piece in used:
+            x = pieces_read[piece]
+            own = np.clip(lasts - (ends[piece] - x.shape[1]), 0, x.shape[1] - 1).astype(np.int32)
+            states.append(last_states(self.model.ends, x, own))
+        if len(states) == 1:
+            return states[0], cache
+        return jnp.stack(states)[np.searchsorted(used, piece_of_row), np.arange(len(rows))], cache
 
     def read_states(self, cache: KVCache, rows: Sequence[Sequence[int]]) -> Float[Array, "batch time embed"]:
         """Return the states after all tokens of rows, before the last norm; the cache is given up for good.
@@ -95,13 +110,22 @@ class PromptReader:
         """Return the states behind the last layer, and all keys and values."""
         if self._layers is None:
             return read_piece(self.model, keys, values, tokens, starts)
-        x, positions, angles = begin_piece(self.model, tokens, starts)
+        config = self.model.config
+        x, positions, angles = begin_piece(self.model.ends, tokens, starts)
         pairs = []
         for index, (graphdef, params) in enumerate(self._layers):
-            angle = angles[self.model.config.is_local(index)]
-            x, pair = run_layer(graphdef, params, x, positions, angle, keys[index], values[index])
+            angle, window = angles[config.is_local(index)], _window_of(config, index)
+            x, pair = run_layer(graphdef, params, x, positions, angle, window, keys[index], values[index])
             pairs.append(pair)
         return x, tuple(key for key, _ in pairs), tuple(value for _, value in pairs)
+
+
+def _window_of(config: DecoderConfig, layer: int) -> np.int32 | None:
+    """Return what a layer sees, as an argument, so that local and global layers are one program."""
+    if not any(config.local_layers):
+        return None
+    window = config.layer_window(layer)
+    return np.int32(config.context_window if window is None else window)
 
 
 @partial(jax.jit, donate_argnames=("keys", "values"))
@@ -120,11 +144,11 @@ def read_piece(
 
 @jax.jit
 def begin_piece(
-    model: DecoderModel, tokens: Int[Array, "batch time"], starts: Int[Array, " batch"]
+    ends: DecoderModel, tokens: Int[Array, "batch time"], starts: Int[Array, " batch"]
 ) -> tuple[Float[Array, "batch time embed"], Int[Array, "batch time"], dict[bool, Float[Array, "batch time half"]]]:
     """Return what the first layer gets: embedded tokens, positions, rotary angles."""
     positions = _positions(tokens, starts)
-    x, angles = model.module().embed_tokens(tokens, positions)
+    x, angles = ends.module().embed_tokens(tokens, positions)
     return x, positions, angles
 
 
@@ -135,27 +159,28 @@ def run_layer(
     x: Float[Array, "batch time embed"],
     positions: Int[Array, "batch time"],
     angles: Float[Array, "batch time half"],
+    window: Int[Array, ""] | None,
     keys: Keys,
     values: Values,
 ) -> tuple[Float[Array, "batch time embed"], tuple[Keys, Values]]:
     """Return one layer's output, and its keys and values with the piece's in them."""
-    return nnx.merge(graphdef, params)(x, positions, angles, (keys, values))
+    return nnx.merge(graphdef, params)(x, positions, angles, window, (keys, values))
 
 
 @jax.jit
 def last_states(
-    model: DecoderModel, x: Float[Array, "batch time embed"], ends: Int[Array, " batch"]
+    ends: DecoderModel, x: Float[Array, "batch time embed"], lasts: Int[Array, " batch"]
 ) -> Float[Array, "batch embed"]:
-    """Return the normalised states behind the last layer, of token `ends` of each row."""
-    return model.module().final_norm(jnp.take_along_axis(x, ends[:, None, None], axis=1)[:, 0])
+    """Return the normalised states behind the last layer, of token `lasts` of each row."""
+    return ends.module().final_norm(jnp.take_along_axis(x, lasts[:, None, None], axis=1)[:, 0])
 
 
 @partial(jax.jit, static_argnames=("mode",))
 def draw_first(
-    model: DecoderModel, hidden: Float[Array, "batch embed"], sampling: SamplingRows, *, mode: SamplingMode
+    ends: DecoderModel, hidden: Float[Array, "batch embed"], sampling: SamplingRows, *, mode: SamplingMode
 ) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
     """Return the first new token of every row and its log-probability."""
-    logits = model.module().logits(hidden)
+    logits = ends.module().logits(hidden)
     first = draw_tokens(logits, sampling, jnp.zeros(hidden.shape[0], jnp.int32), mode=mode)
     return first, token_logprobs(logits, first)
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from hierrouter_jax.routing.mdp import Observation, RouterState, legal_actions
-from hierrouter_jax.routing.route_tree import RouteTree, count_nodes, cumulative_costs, stage_slice
+from hierrouter_jax.routing.route_tree import RouteTree, context_at, count_nodes, cumulative_costs, stage_slice
 
 
 def count_decision_nodes(tree: RouteTree) -> int:
@@ -53,7 +53,7 @@ def observe_decision_states(tree: RouteTree, *, allow_stop: bool = True) -> Obse
     )
     states = jax.tree.map(lambda leaf: leaf.reshape(-1), states)
     return Observation(
-        context=tree.context[tree.context_row[:, :num_nodes].reshape(-1)],
+        context=context_at(tree, states.query_index, states.node),
         stage=states.stage,
         cum_cost=states.cum_cost,
         legal=jax.vmap(lambda state: legal_actions(tree, state, allow_stop=allow_stop))(states),

@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.structs import array_struct
-from hierrouter_jax.routing.route_tree import ROOT, RouteTree
+from hierrouter_jax.routing.route_tree import ROOT, RouteTree, context_at
 
 Reward = Float[Array, ""]
 Discount = Float[Array, ""]
@@ -85,7 +85,7 @@ def observe(
 ) -> Observation:
     """Return what the router sees in `state`; the cost weight only where it is given."""
     return Observation(
-        context=tree.context[tree.context_row[state.query_index, state.node]],
+        context=context_at(tree, state.query_index, state.node),
         stage=state.stage,
         cum_cost=state.cum_cost,
         legal=legal_actions(tree, state, allow_stop=allow_stop),

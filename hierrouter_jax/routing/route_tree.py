@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -86,6 +87,20 @@ def node_of_path(num_models: int, path: Sequence[int]) -> int:
             raise DataError(f"A path holds model indices in [0, {num_models}), but {tuple(path)} holds {model}.")
         node = node * num_models + 1 + model
     return node
+
+
+def context_at(
+    tree: RouteTree, query_index: Int[Array, "*batch"], node: Int[Array, "*batch"]
+) -> Float[Array, "*batch dim"]:
+    """Return the context of each node.
+
+    Numbers of bfloat16 are gathered as the bits they are: XLA's CPU backend has no gather of that type and would turn
+    the whole table into float32 first, whatever few rows are wanted.
+    """
+    rows = tree.context_row[query_index, node]
+    if tree.context.dtype != jnp.bfloat16:
+        return tree.context[rows]
+    return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(tree.context, jnp.uint16)[rows], jnp.bfloat16)
 
 
 def cumulative_costs(tree: RouteTree) -> Float[Array, "query node"]:

@@ -26,7 +26,7 @@ from hierrouter_jax.routing.decision_states import (
 )
 from hierrouter_jax.routing.mdp import Observation, RouterState
 from hierrouter_jax.routing.rollout import PolicyStep
-from hierrouter_jax.routing.route_tree import RouteTree
+from hierrouter_jax.routing.route_tree import RouteTree, context_at
 
 
 def answer_decisions(
@@ -41,7 +41,7 @@ def answer_decisions(
         answers = table_of_answers(params, tree)[decision_state_index(tree, state.query_index, state.node)]
         return NetOutput(logits=answers[:, :-1], value=answers[:, -1])
     observation = Observation(
-        context=tree.context[tree.context_row[state.query_index, state.node]],
+        context=context_at(tree, state.query_index, state.node),
         stage=state.stage,
         cum_cost=state.cum_cost,
         legal=legal,

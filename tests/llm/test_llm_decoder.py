@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.llm.cache import empty_cache, resize_cache, slot_bytes, take_rows
@@ -113,6 +114,33 @@ def test_the_cache_keeps_its_rows_when_it_grows_and_when_rows_are_taken():
     np.testing.assert_array_equal(cut.keys[0], cache.keys[0][..., :5])
     np.testing.assert_array_equal(cut.values[0], cache.values[0][:, :, :5])
     assert sum(x.nbytes for x in (*cache.keys, *cache.values)) == 3 * 7 * slot_bytes(CONFIG)
+
+
+def test_ends_and_layers_are_the_whole_decoder_in_parts():
+    tokens = jnp.asarray(random_tokens((2, 7)))
+    expected, _ = full_forward(MODEL, tokens)
+    positions = jnp.broadcast_to(jnp.arange(7), (2, 7))
+    ends = MODEL.ends.module()
+    x, angles = ends.embed_tokens(tokens, positions)
+    for index, (graphdef, params) in enumerate(MODEL.layers):
+        window = CONFIG.layer_window(index)
+        x, _ = nnx.merge(graphdef, params)(x, positions, angles[CONFIG.is_local(index)], window, None)
+    np.testing.assert_allclose(ends.logits(ends.final_norm(x)), expected, atol=1e-5)
+    num_parts = [len(jax.tree.leaves(part)) for part in (MODEL.ends.params, *(params for _, params in MODEL.layers))]
+    assert sum(num_parts) == len(jax.tree.leaves(MODEL.params))
+
+
+def test_a_cache_that_is_given_up_is_freed_layer_by_layer():
+    _, cache = full_forward(MODEL, random_tokens((3, 7)))
+    kept = jax.tree.map(np.asarray, cache)
+    assert resize_cache(cache, 7, gives_up=True) is cache  # nothing to do, nothing to free
+    grown = resize_cache(cache, 11, gives_up=True)
+    assert all(array.is_deleted() for array in (*cache.keys, *cache.values))
+    np.testing.assert_array_equal(grown.keys[1][..., :7], kept.keys[1])
+    taken = take_rows(grown, np.array([2, 0, 0]), gives_up=True)
+    assert all(array.is_deleted() for array in (*grown.keys, *grown.values))
+    np.testing.assert_array_equal(taken.values[1][:, :, :7], kept.values[1][[2, 0, 0]])
+    np.testing.assert_array_equal(taken.lengths, kept.lengths[[2, 0, 0]])
 
 
 def expected_attention(query, keys, values, positions, window, scale, soft_cap):

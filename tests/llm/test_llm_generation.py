@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from hierrouter_jax.core.errors import ConfigError, DataError, PromptTooLongError
 from hierrouter_jax.core.text import GREEDY, Sampling
-from hierrouter_jax.llm import in_flight
+from hierrouter_jax.llm import in_flight, reading
 from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, slot_bucket
 from hierrouter_jax.llm.cache import empty_cache, slot_bytes
 from hierrouter_jax.llm.config import DecoderConfig
@@ -23,7 +25,7 @@ from hierrouter_jax.llm.generation import (
     stream_tokens,
 )
 from hierrouter_jax.llm.likelihood import join_states, sum_logprobs
-from hierrouter_jax.llm.reading import padded_length, run_layer
+from hierrouter_jax.llm.reading import padded_length, pieces, run_layer
 from hierrouter_jax.llm.reading_queue import ReadingQueue
 from hierrouter_jax.llm.sampling import stack_samplings
 
@@ -169,9 +171,9 @@ def test_few_programs_serve_many_lengths():
         generate(random_prompts(lengths), [3, 40], limits=limits)
         generate(random_prompts(lengths), [40, 3], limits=limits, stop_token_ids=range(3))
     after = run_layer._cache_size(), decode_chunk._cache_size()
-    # Prompts share one bucket (32), read in ones and twos by two kinds of layers, and caches another (128). A batch of
-    # two goes on as a batch of one.
-    assert after[0] - before[0] <= 4
+    # Prompts are read in pieces of 32, in ones and twos, by one program for local and global layers, and caches have
+    # 128 slots. A batch of two goes on as a batch of one.
+    assert after[0] - before[0] <= 2
     assert after[1] - before[1] == 2
 
 
@@ -366,8 +368,21 @@ def test_buckets_hold_what_they_round_and_are_few():
         assert len(set(sizes)) <= most
         assert [bucket(size) for size in sizes] == sizes
     assert [batch_bucket(n) for n in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
-    assert [padded_length(n) for n in (1, 13, 17, 100, 129, 256, 257, 300)] == [4, 16, 32, 112, 160, 256, 260, 304]
-    assert all(0 <= padded_length(n) - n < 32 for n in range(1, 4097))
+
+
+def test_pieces_are_the_cheapest_that_hold_the_tokens():
+    def cost(way):
+        return sum(way) + reading.CPU_PASS * len(way)
+
+    sizes = reading.PIECE_SIZES
+    ways = [way for count in range(1, 5) for way in itertools.combinations_with_replacement(sizes, count)]
+    for num_tokens in range(1, 257):
+        own = pieces(num_tokens)
+        assert cost(own) == min(cost(way) for way in ways if sum(way) >= num_tokens)
+        assert sum(own) - own[-1] < num_tokens  # the last piece alone may be padded
+        assert list(own) == sorted(own, reverse=True)
+    assert pieces(600) == (256, 256, *pieces(88))
+    assert padded_length(600) == 512 + sum(pieces(88))
 
 
 def test_rows_in_flight_stay_within_memory(monkeypatch):

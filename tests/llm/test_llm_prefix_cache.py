@@ -155,14 +155,14 @@ def test_what_is_asked_next_goes_on_from_what_was_asked_before():
         before = counts.computed_prompt
         arguments = {"max_new_tokens": [7], "samplings": [GREEDY], "limits": WITH}
         [[(_, answer)]] = list(stream_tokens(MODEL, [prompt], **arguments, prefixes=kept, counts=counts))
-    assert counts.computed_prompt - before == 12  # 11 tokens, padded
+    assert counts.computed_prompt - before == 16  # 11 tokens, padded
     assert answer.token_ids == expected.token_ids
     np.testing.assert_allclose(answer.logprobs, expected.logprobs, atol=1e-4)
 
 
 @pytest.mark.parametrize("by_layers", [True, False])
 def test_reading_in_pieces_behind_a_prefix_gives_the_states_of_the_whole(by_layers, monkeypatch):
-    monkeypatch.setattr("hierrouter_jax.llm.reading.LONGEST_PIECE", 32)
+    monkeypatch.setattr("hierrouter_jax.llm.reading.PIECE_SIZES", (4, 32))
     reader = PromptReader(MODEL, by_layers=by_layers)
     texts = random_prompts((67, 41, 5), seed=19)
     for text in texts:

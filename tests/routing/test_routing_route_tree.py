@@ -1,6 +1,8 @@
+import dataclasses
 import itertools
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.routing.route_tree import (
     check_same_pool,
     check_tree,
+    context_at,
     count_nodes,
     cumulative_costs,
     node_of_path,
@@ -32,6 +35,21 @@ def test_nodes_are_the_paths_in_order(num_models, num_stages):
     for stage in range(num_stages + 1):
         assert {len(path) for path in paths[stage_slice(num_models, stage)]} == {stage}
         assert len(paths[stage_slice(num_models, stage)]) == num_models**stage
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_contexts_are_gathered_without_a_table_of_another_type(dtype):
+    tree = random_tree()
+    tree = dataclasses.replace(tree, context=tree.context.astype(dtype))
+    query, node = jnp.array([5, 0, 3, 3, 6]), jnp.array([0, 11, 2, 7, 12])
+    gather = jax.jit(context_at)
+    expected = np.stack([tree.context[tree.context_row[q, n]] for q, n in zip(query, node, strict=True)])
+    found = gather(tree, query, node)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, expected)
+    num_rows, dim = tree.context.shape
+    converted = f"f32[{num_rows},{dim}]"
+    assert (converted in gather.lower(tree, query, node).compile().as_text()) == (dtype == "float32")
 
 
 def test_path_with_an_unknown_model_is_refused():

@@ -41,8 +41,25 @@ class RunRecord:
 
     @property
     def config_digest(self) -> str:
-        """Digest of the config alone; checkpoints carry it."""
-        return digest(to_json_dict(self.config))
+        """Digest of what the config states beyond the defaults; checkpoints carry it.
+
+        A field that a later version adds, with a default, leaves the runs of earlier versions readable.
+        """
+        return digest(_beyond_defaults(to_json_dict(self.config), to_json_dict(type(self.config)())))
+
+
+def _beyond_defaults(stated: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what differs from the defaults, field by field."""
+    found = {}
+    for name, value in stated.items():
+        default = defaults[name]
+        if isinstance(value, dict) and isinstance(default, dict) and value.keys() == default.keys():
+            own = _beyond_defaults(value, default)
+            if own:
+                found[name] = own
+        elif value != default:
+            found[name] = value
+    return found
 
 
 def make_record(config: TrainConfig, tree: RouteTree, origins: Mapping[str, str]) -> RunRecord:

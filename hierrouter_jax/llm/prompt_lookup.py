@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from hierrouter_jax.llm.decode_loop import NO_TOKEN, DecodeState
 from hierrouter_jax.llm.decoder import DecoderModel
-from hierrouter_jax.llm.sampling import token_logprobs
+from hierrouter_jax.llm.sampling import likeliest_tokens, token_logprobs
 
 SHORTEST_MATCH, LONGEST_MATCH = 3, 6
 
@@ -60,7 +60,7 @@ def verify_proposals(
     positions = state.cache.lengths[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
     hidden, cache = decoder.hidden_states(tokens, positions, state.cache)
     logits = decoder.logits(hidden)
-    greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    greedy = likeliest_tokens(logits)
     is_right = jnp.cumprod(greedy[:, :-1] == proposals, axis=1) == 1
     is_drawn = jnp.concatenate((jnp.ones_like(is_right[:, :1]), is_right), axis=1)
     state = replace(state, cache=replace(cache, lengths=state.cache.lengths))

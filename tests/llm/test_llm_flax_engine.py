@@ -16,6 +16,7 @@ from tiny_pools import HUB, TOKENS, WINDOW, write_tiny_pool
 
 from hierrouter_jax.core.errors import ConfigError, PromptTooLongError
 from hierrouter_jax.core.text import GREEDY, GenerationRequest, Message, Sampling
+from hierrouter_jax.llm import flax_engine
 from hierrouter_jax.llm.batching import BatchLimits
 from hierrouter_jax.llm.engine import StreamingEngine, TextEngine
 from hierrouter_jax.llm.flax_engine import FlaxEngine
@@ -276,14 +277,24 @@ def test_nothing_asked_is_nothing_answered(engine):
     assert list(engine.generate_iter([])) == []
 
 
-def test_programs_are_let_go_when_they_are_too_many_and_answers_stay(pool, engine):
+def test_programs_are_let_go_when_they_are_too_many_and_answers_stay(pool, engine, monkeypatch):
+    cleared = []
+
+    def watched(max_programs):
+        before = count_programs()
+        bound_programs(max_programs)
+        if count_programs() < before:
+            cleared.append(before)
+
+    monkeypatch.setattr(flax_engine, "bound_programs", watched)
     requests = [*text_requests(MODELS[0]), *option_requests(MODELS[0])]
     expected = engine.generate(requests)
     held = count_programs()
     bound_programs(held)
     assert count_programs() == held  # as many as may be
-    bounded = FlaxEngine(pool, limits=dataclasses.replace(LIMITS, max_programs=2))
+    bounded = FlaxEngine(pool, limits=dataclasses.replace(LIMITS, max_programs=1))
     again = bounded.generate(requests)
-    assert 0 < count_programs() < held
+    assert cleared
+    assert min(cleared) > 1
     for response, before in zip(again, expected, strict=True):
         assert_same(response, before)

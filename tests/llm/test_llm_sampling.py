@@ -8,13 +8,33 @@ import numpy as np
 import pytest
 
 from hierrouter_jax.core.text import GREEDY, Sampling
-from hierrouter_jax.llm.sampling import draw_tokens, keep_mask, sampling_mode, stack_samplings, token_logprobs
+from hierrouter_jax.llm.sampling import (
+    draw_tokens,
+    keep_mask,
+    likeliest_tokens,
+    sampling_mode,
+    stack_samplings,
+    token_logprobs,
+)
 
 VOCAB_SIZE = 23
 
 
 def random_logits(num_rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(num_rows, VOCAB_SIZE)).astype(np.float32) * 2
+
+
+@pytest.mark.parametrize("shape", [(7, 23), (5, 3, 16), (3, 48), (11, 7 * 256), (2, 3, 37 * 64)])
+def test_the_likeliest_token_is_the_first_of_equals(shape):
+    rng = np.random.default_rng(3)
+    coarse = rng.integers(0, 5, shape).astype(np.float32)  # the highest comes many times, in a block and in several
+    fine = rng.standard_normal(shape, np.float32)
+    late = np.full(shape, -np.inf, np.float32)
+    late[..., -1] = -5
+    for logits in (coarse, fine, late, np.zeros(shape, np.float32), -np.abs(fine)):
+        found = jax.jit(likeliest_tokens)(logits)
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, logits.argmax(axis=-1))
 
 
 def expected_keep(logits: np.ndarray, top_k: int, top_p: float) -> np.ndarray:

@@ -1,6 +1,6 @@
 """How training grows: steps a second and memory against batch, devices and tree size, as docs/scaling.md shows it.
 
-    python experiments/scaling.py --out docs/figures        # scaling.json and scaling.png
+    python experiments/scaling.py --out docs/figures        # scaling.json, .md and .png
 
 Every point is measured in a process of its own, which runs the update blocks of `hierrouter train` on a simulated
 tree (3 models, 3 stages: 40 nodes a query, contexts of 384 numbers at the 13 nodes where something is decided). A step
@@ -10,15 +10,12 @@ share this machine's cores: they show what spreading costs, not what more hardwa
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
+
+from scaling_points import run, tidy
 
 NUM_MODELS, NUM_STAGES, DIM = 3, 3, 384
 BASE = {"num_envs": 1024, "num_devices": 1, "num_queries": 1000, "dtype": "float32", "is_sharded": False}
@@ -123,20 +120,6 @@ def measure(options: dict) -> dict:
     }
 
 
-def measure_apart(options: dict) -> dict:
-    """Measure one point in a process of its own."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={options['num_devices']}",
-    }
-    words = [sys.executable, __file__, "--point", json.dumps(options)]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{options} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def draw(rows: list[dict], path: Path) -> None:
     """Draw the three questions: batch, devices, tree size (with memory)."""
     import matplotlib
@@ -166,10 +149,7 @@ def draw(rows: list[dict], path: Path) -> None:
     names = ("episodes of an update", "devices", "queries of 40 nodes", "queries of 40 nodes")
     for axis, title, name in zip(axes, titles, names, strict=True):
         axis.set(title=title, xlabel=name, xscale="log", ylabel="thousand steps a second")
-        axis.set_ylim(bottom=0)
-        axis.margins(x=0.08)
-        axis.grid(color="#dddddd", linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
+        tidy(axis)
     axes[1].set_xscale("log", base=2)
     axes[1].set_xticks(DEVICES, [str(count) for count in DEVICES])
     axes[3].set_ylabel("peak memory of the process, GB")
@@ -193,29 +173,13 @@ def table_lines(rows: list[dict]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Measure every point and write numbers, table and picture; or one point, for the process that asks."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="folder of scaling.json, .md and .png")
-    parser.add_argument("--point", help=argparse.SUPPRESS)
-    parser.add_argument("--redraw", action="store_true", help="draw scaling.json anew and measure nothing")
-    options = parser.parse_args()
-    if options.point is not None:
-        print(json.dumps(measure(json.loads(options.point))))
-        return
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "scaling.json"
-    if options.redraw:
-        rows = json.loads(path.read_text())["rows"]
-    else:
-        rows = []
-        for one in points():
-            rows.append(measure_apart(one))
-            print(rows[-1], file=sys.stderr)
-        path.write_text(json.dumps({"num_cores": os.cpu_count(), "rows": rows}, indent=1) + "\n")
-    (options.out / "scaling.md").write_text("\n".join(table_lines(rows)) + "\n")
-    draw(rows, options.out / "scaling.png")
-
-
 if __name__ == "__main__":
-    main()
+    run(
+        __file__,
+        description=__doc__.splitlines()[0],
+        points=points,
+        measure=measure,
+        table_lines=table_lines,
+        draw=draw,
+        environment={"JAX_PLATFORMS": "cpu"},
+    )

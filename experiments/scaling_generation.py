@@ -1,24 +1,21 @@
-"""How generation grows: new tokens a second and memory against rows in flight and devices, as docs/scaling.md shows it.
+"""How generation grows: new tokens a second and memory against rows in flight and devices.
 
     python experiments/scaling_generation.py --out docs/figures     # scaling_generation.json, .md and .png
 
 Every point is measured in a process of its own: the engine of `collect` answers requests to a model of the packaged
-pool, each to its full budget, greedily. CPU devices are forced ones, which share this machine's cores: they show what
+pool, greedily, up to a stop or 64 tokens. CPU devices are forced ones, which share this machine's cores: they show what
 spreading costs, not what more hardware brings. On a GPU or TPU, run it as it is: the devices at hand are used.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
+
+from scaling_points import run, tidy
 
 MODEL, POOL = "smollm2-135m", Path(__file__).parent / "pools" / "small.toml"
 NUM_PROMPT_WORDS, NUM_NEW = 48, 64
@@ -56,42 +53,33 @@ def measure(options: dict) -> dict:
     words = ("river", "stone", "seven", "light", "under", "red", "walks", "slowly", "north", "table", "when")
     rng = np.random.default_rng(0)
 
-    def run() -> tuple[float, int]:
-        # Nothing is shared, nothing is kept and nothing is drafted: what is measured is reading and decoding alone.
-        limits = dataclasses.replace(
-            device_limits(),
-            max_batch=options["batch"] // (options["num_devices"] if options["layout"] == "replicate" else 1),
-            max_prefix_bytes=0,
-            max_lookup_batch=0,
-        )
-        engine = FlaxEngine(pool, limits=limits)
-        requests = [
-            GenerationRequest(model=MODEL, prompt=" ".join(rng.choice(words, NUM_PROMPT_WORDS)), max_new_tokens=NUM_NEW)
-            for _ in range(options["batch"])
-        ]
+    requests = [
+        GenerationRequest(model=MODEL, prompt=" ".join(rng.choice(words, NUM_PROMPT_WORDS)), max_new_tokens=NUM_NEW)
+        for _ in range(options["batch"])
+    ]
+    # Nothing is shared, nothing is kept and nothing is drafted: what is measured is reading and decoding alone.
+    limits = dataclasses.replace(
+        device_limits(),
+        max_batch=options["batch"] // (options["num_devices"] if options["layout"] == "replicate" else 1),
+        max_prefix_bytes=0,
+        max_lookup_batch=0,
+    )
+    engine = FlaxEngine(pool, limits=limits)
+
+    def speed() -> float:
         began_s = time.perf_counter()
         answers = engine.generate(requests)
-        return time.perf_counter() - began_s, sum(one.num_new_tokens for one in answers)
+        return sum(one.num_new_tokens for one in answers) / (time.perf_counter() - began_s)
 
-    run()  # compiles
-    runs = [run() for _ in range(NUM_RUNS)]
+    speed()  # compiles
+    speeds = [speed() for _ in range(NUM_RUNS)]
     return {
         **options,
         "device_kind": jax.devices()[0].device_kind,
-        "tokens_per_s": statistics.median(num_new / elapsed_s for elapsed_s, num_new in runs),
-        "runs": [num_new / elapsed_s for elapsed_s, num_new in runs],
+        "tokens_per_s": statistics.median(speeds),
+        "runs": speeds,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-
-
-def measure_apart(options: dict) -> dict:
-    """Measure one point in a process of its own, which finds as many devices at least."""
-    flag = f"--xla_force_host_platform_device_count={options['num_devices']}"
-    words = [sys.executable, __file__, "--point", json.dumps(options)]
-    done = subprocess.run(words, env={**os.environ, "XLA_FLAGS": flag}, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{options} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def draw(rows: list[dict], path: Path) -> None:
@@ -118,10 +106,7 @@ def draw(rows: list[dict], path: Path) -> None:
     for axis, title, name in zip(axes, titles, ("rows in flight", "rows in flight", "devices"), strict=True):
         axis.set(title=title, xlabel=name, ylabel="new tokens a second")
         axis.set_xscale("log", base=2)
-        axis.set_ylim(bottom=0)
-        axis.margins(x=0.08)
-        axis.grid(color="#dddddd", linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
+        tidy(axis)
     axes[0].set_xticks(sizes, [str(size) for size in sizes])
     axes[1].set_xticks(sizes, [str(size) for size in sizes])
     axes[2].set_xticks(DEVICES, [str(count) for count in DEVICES])
@@ -144,29 +129,12 @@ def table_lines(rows: list[dict]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Measure every point and write numbers, table and picture; or one point, for the process that asks."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="folder of the numbers and the picture")
-    parser.add_argument("--point", help=argparse.SUPPRESS)
-    parser.add_argument("--redraw", action="store_true", help="draw the numbers anew and measure nothing")
-    options = parser.parse_args()
-    if options.point is not None:
-        print(json.dumps(measure(json.loads(options.point))))
-        return
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "scaling_generation.json"
-    if options.redraw:
-        rows = json.loads(path.read_text())["rows"]
-    else:
-        rows = []
-        for one in points():
-            rows.append(measure_apart(one))
-            print(rows[-1], file=sys.stderr)
-        path.write_text(json.dumps({"num_cores": os.cpu_count(), "rows": rows}, indent=1) + "\n")
-    path.with_suffix(".md").write_text("\n".join(table_lines(rows)) + "\n")
-    draw(rows, path.with_suffix(".png"))
-
-
 if __name__ == "__main__":
-    main()
+    run(
+        __file__,
+        description=__doc__.splitlines()[0],
+        points=points,
+        measure=measure,
+        table_lines=table_lines,
+        draw=draw,
+    )

@@ -93,7 +93,9 @@ def slot_bucket(num_tokens: int, num_rows: int) -> int:
 
     Few rows get coarse sizes: what they look at in vain is little beside the weights, and a size is a program.
     """
-    return round_up(num_tokens, smallest=SMALLEST_CACHE, per_octave=1 if num_rows <= FEW_ROWS else 2)
+    if num_rows <= FEW_ROWS:
+        return reading_bucket(num_tokens)
+    return round_up(num_tokens, smallest=SMALLEST_CACHE, per_octave=2)
 
 
 def reading_bucket(num_tokens: int) -> int:

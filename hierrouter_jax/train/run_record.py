@@ -45,21 +45,8 @@ class RunRecord:
 
         A field that a later version adds, with a default, leaves the runs of earlier versions readable.
         """
-        return digest(_beyond_defaults(to_json_dict(self.config), to_json_dict(type(self.config)())))
-
-
-def _beyond_defaults(stated: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what differs from the defaults, field by field."""
-    found = {}
-    for name, value in stated.items():
-        default = defaults[name]
-        if isinstance(value, dict) and isinstance(default, dict) and value.keys() == default.keys():
-            own = _beyond_defaults(value, default)
-            if own:
-                found[name] = own
-        elif value != default:
-            found[name] = value
-    return found
+        changes = _changes(to_json_dict(type(self.config)()), to_json_dict(self.config))
+        return digest({name: stated for name, (_, stated) in changes.items()})
 
 
 def make_record(config: TrainConfig, tree: RouteTree, origins: Mapping[str, str]) -> RunRecord:
@@ -142,13 +129,19 @@ def _data_of(record: RunRecord) -> dict[str, Any]:
     return {"tree_digest": record.tree_digest, "model_names": record.model_names, **record.origins}
 
 
-def _differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """Name every value that differs, by its dotted path."""
-    differences = []
+    changes = _changes(found, asked)
+    return [f"{name} is {old!r} in the run, {new!r} here" for name, (old, new) in changes.items()]
+
+
+def _changes(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return every value that differs, by its dotted path, as it was found and as it is asked for."""
+    changes: dict[str, tuple[Any, Any]] = {}
     for name in sorted(found.keys() | asked.keys()):
         old, new = found.get(name), asked.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            differences += _differences(old, new, f"{prefix}{name}.")
+            changes |= _changes(old, new, f"{prefix}{name}.")
         elif old != new:
-            differences.append(f"{prefix}{name} is {old!r} in the run, {new!r} here")
-    return differences
+            changes[f"{prefix}{name}"] = (old, new)
+    return changes

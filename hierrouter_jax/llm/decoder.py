@@ -14,13 +14,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int
 
 from hierrouter_jax.core.structs import array_struct, static_field
 from hierrouter_jax.llm.cache import Keys, KVCache, Values, write_keys, write_values
 from hierrouter_jax.llm.config import DecoderConfig
+from hierrouter_jax.llm.int8 import int8_product, quantize_outputs
 from hierrouter_jax.llm.layers import (
     MLP,
+    Int8Linear,
     Linear,
     RMSNorm,
     attend,
@@ -28,13 +30,21 @@ from hierrouter_jax.llm.layers import (
     attention_mask,
     rope_frequencies,
     rotate,
+    turns_by,
 )
+
+FLOAT_BESIDE_INT8 = jnp.float32  # of what int8 kernels leave: norms, biases, states, caches
 
 
 class Decoder(nnx.Module):
-    """A decoder with random parameters; see `decoder_from_leaves` for one with given parameters."""
+    """A decoder with random parameters; see `decoder_from_leaves` for one with given parameters.
+
+    With a dtype of int8, kernels and embeddings are int8 with scales and all else is float32.
+    """
 
     def __init__(self, config: DecoderConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        is_int8 = jnp.dtype(dtype) == jnp.int8
+        dtype = FLOAT_BESIDE_INT8 if is_int8 else dtype
         self.config = config
         self.embed = Embedding(config.vocab_size, config.embed_dim, dtype=dtype, rngs=rngs)
         self.layers = nnx.List([Layer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)])
@@ -43,6 +53,17 @@ class Decoder(nnx.Module):
             None if config.has_tied_output else Linear(config.embed_dim, config.vocab_size, dtype=dtype, rngs=rngs)
         )
         self.rope = RopeDivisors(config.head_dim // 2) if config.has_rope_divisors else None
+        if is_int8:
+            self._round_to_int8()
+
+    def _round_to_int8(self) -> None:
+        """Round the parameters that stand in products."""
+        self.embed = Int8Embedding(self.embed)
+        for layer in self.layers:
+            layer.attention.qkv, layer.attention.output = map(Int8Linear, (layer.attention.qkv, layer.attention.output))
+            layer.mlp.gate_up, layer.mlp.down = map(Int8Linear, (layer.mlp.gate_up, layer.mlp.down))
+        if self.unembed is not None:
+            self.unembed = Int8Linear(self.unembed)
 
     def __call__(
         self,
@@ -77,12 +98,12 @@ class Decoder(nnx.Module):
         """Return the states behind the last layer, before the last norm."""
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-        x, angles = self.embed_tokens(tokens, positions)
+        x, turns = self.embed_tokens(tokens, positions)
         keys, values = [], []
         for index, layer in enumerate(self.layers):
             slots = None if cache is None else (cache.keys[index], cache.values[index])
-            angle, window = angles[self.config.is_local(index)], self.config.layer_window(index)
-            x, (layer_keys, layer_values) = layer(x, positions, angle, window, slots)
+            turn, window = turns[self.config.is_local(index)], self.config.layer_window(index)
+            x, (layer_keys, layer_values) = layer(x, positions, turn, window, slots)
             keys.append(layer_keys)
             values.append(layer_values)
         lengths = positions[:, -1].astype(jnp.int32) + 1
@@ -90,9 +111,9 @@ class Decoder(nnx.Module):
 
     def embed_tokens(
         self, tokens: Int[Array, "batch time"], positions: Int[Array, "batch time"]
-    ) -> tuple[Float[Array, "batch time embed"], dict[bool, Float[Array, "batch time half"]]]:
-        """Return what the first layer gets, and the rotary angles of global (False) and of local layers (True)."""
-        return self.embed(tokens, scale=self.config.embed_scale), self._angles(positions)
+    ) -> tuple[Float[Array, "batch time embed"], dict[bool, Float[Array, "2 batch time half"]]]:
+        """Return what the first layer gets, and the rotary turns of global (False) and of local layers (True)."""
+        return self.embed(tokens, scale=self.config.embed_scale), self._turns(positions)
 
     def logits(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch vocab"]:
         """Return float32 logits of normalised states."""
@@ -101,17 +122,17 @@ class Decoder(nnx.Module):
         cap = self.config.final_soft_cap
         return product if cap is None else cap * jnp.tanh(product / cap)
 
-    def _angles(self, positions: Int[Array, "batch time"]) -> dict[bool, Float[Array, "batch time half"]]:
-        """Return rotary angles of global layers (False) and of local layers (True)."""
+    def _turns(self, positions: Int[Array, "batch time"]) -> dict[bool, Float[Array, "2 batch time half"]]:
+        """Return rotary turns of global layers (False) and of local layers (True)."""
         config = self.config
         frequencies = rope_frequencies(config.head_dim, base=config.rope_base, scaling=config.rope_scaling)
         if self.rope is not None:
             frequencies = frequencies / self.rope.divisors[...]
-        angles = positions[:, :, None].astype(jnp.float32) * frequencies[None, None, :]
+        turns = turns_by(positions[:, :, None].astype(jnp.float32) * frequencies[None, None, :])
         if config.local_rope_base is None:
-            return {False: angles, True: angles}
+            return {False: turns, True: turns}
         frequencies = rope_frequencies(config.head_dim, base=config.local_rope_base, scaling=None)
-        return {False: angles, True: positions[:, :, None].astype(jnp.float32) * frequencies[None, None, :]}
+        return {False: turns, True: turns_by(positions[:, :, None].astype(jnp.float32) * frequencies[None, None, :])}
 
 
 class Embedding(nnx.Module):
@@ -127,6 +148,21 @@ class Embedding(nnx.Module):
     def unembed(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch vocab"]:
         """Return hidden @ table.T."""
         return jnp.einsum("...e,ve->...v", hidden, self.table[...])
+
+
+class Int8Embedding(Embedding):
+    """What an `Embedding` computes, with its table rounded to int8 and a scale a token (see `int8`)."""
+
+    def __init__(self, embedding: Embedding):
+        table, scale = quantize_outputs(embedding.table[...])
+        self.table, self.scale = nnx.Param(table), nnx.Param(scale)
+
+    def __call__(self, tokens: Int[Array, "batch time"], *, scale: float) -> Float[Array, "batch time embed"]:
+        return self.table[...][tokens].astype(FLOAT_BESIDE_INT8) * (scale * self.scale[...][tokens])[..., None]
+
+    def unembed(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch vocab"]:
+        """Return hidden @ table.T."""
+        return int8_product(hidden, self.table[...], self.scale[...])
 
 
 class RopeDivisors(nnx.Module):
@@ -152,12 +188,12 @@ class Layer(nnx.Module):
         self,
         x: Float[Array, "batch time embed"],
         positions: Int[Array, "batch time"],
-        angles: Float[Array, "batch time half"],
+        turns: Float[Array, "2 batch time half"],
         window: int | Int[Array, ""] | None,
         slots: tuple[Keys, Values] | None,
     ) -> tuple[Float[Array, "batch time embed"], tuple[Keys, Values]]:
         """Return the layer's output and its keys and values, all slots of them; `window` as in `attention_mask`."""
-        attended, slots = self.attention(self.attention_norm(x), positions, angles, window, slots)
+        attended, slots = self.attention(self.attention_norm(x), positions, turns, window, slots)
         x = x + (attended if self.attention_post_norm is None else self.attention_post_norm(attended))
         fed = self.mlp(self.mlp_norm(x))
         return x + (fed if self.mlp_post_norm is None else self.mlp_post_norm(fed)), slots
@@ -181,7 +217,7 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "batch time embed"],
         positions: Int[Array, "batch time"],
-        angles: Float[Array, "batch time half"],
+        turns: Float[Array, "2 batch time half"],
         window: int | Int[Array, ""] | None,
         slots: tuple[Keys, Values] | None,
     ) -> tuple[Float[Array, "batch time embed"], tuple[Keys, Values]]:
@@ -190,7 +226,7 @@ class Attention(nnx.Module):
         `window` is as in `attention_mask`; without a cache it must be a plain number, or None.
         """
         config, (num_rows, num_tokens, _) = self.config, x.shape
-        query, key, value = self._project(x, angles)
+        query, key, value = self._project(x, turns)
         query = query.reshape(num_rows, num_tokens, config.num_kv_heads, -1, config.head_dim)
         keys, values = key.transpose(0, 2, 3, 1), value.swapaxes(1, 2)
         scale, soft_cap = config.attention_scale, config.attention_soft_cap
@@ -205,7 +241,7 @@ class Attention(nnx.Module):
         return self.output(attended.reshape(num_rows, num_tokens, -1)), (keys, values)
 
     def _project(
-        self, x: Float[Array, "batch time embed"], angles: Float[Array, "batch time half"]
+        self, x: Float[Array, "batch time embed"], turns: Float[Array, "2 batch time half"]
     ) -> tuple[Float[Array, "batch time head head_dim"], ...]:
         """Return queries and keys, normalised and rotated, and values."""
         num_heads, num_kv_heads = self.config.num_heads, self.config.num_kv_heads
@@ -213,7 +249,7 @@ class Attention(nnx.Module):
         query, key, value = jnp.split(heads, (num_heads, num_heads + num_kv_heads), axis=2)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        return rotate(query, angles), rotate(key, angles), value
+        return rotate(query, turns), rotate(key, turns), value
 
 
 def _make_norm(config: DecoderConfig, dim: int) -> RMSNorm:
@@ -247,8 +283,9 @@ class DecoderModel:
 
     @property
     def dtype(self) -> Any:
-        """The type of parameters and cache."""
-        return self.params["embed"]["table"].dtype
+        """The type of states and cache: that of the parameters, beside int8 float32."""
+        dtype = self.params["embed"]["table"].dtype
+        return jnp.dtype(FLOAT_BESIDE_INT8) if dtype == jnp.int8 else dtype
 
 
 def random_model(config: DecoderConfig, *, seed: int = 0, dtype: DTypeLike = jnp.float32) -> DecoderModel:
@@ -261,6 +298,18 @@ def abstract_leaves(config: DecoderConfig, *, dtype: DTypeLike = jnp.float32) ->
     """Return shape and dtype of every leaf by its dotted name, without making any."""
     state = nnx.state(nnx.eval_shape(lambda: Decoder(config, dtype=dtype, rngs=nnx.Rngs(0))))
     return {_dotted(path): jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in nnx.to_flat_state(state)}
+
+
+def int8_leaves(name: str, values: ArrayLike) -> dict[str, ArrayLike]:
+    """Return what a decoder of int8 holds in the place of a leaf of float32, by dotted names."""
+    if name == "embed.table":
+        table, scale = quantize_outputs(values)
+        return {name: table, "embed.scale": scale}
+    if name.endswith(".kernel"):
+        kernel, scale = quantize_outputs(jnp.asarray(values).T)
+        module = name.removesuffix("kernel")
+        return {f"{module}int8_kernel": kernel, f"{module}scale": scale}
+    return {name: values}
 
 
 def decoder_from_leaves(

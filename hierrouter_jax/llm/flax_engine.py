@@ -18,6 +18,7 @@ from hierrouter_jax.llm.batching import BatchLimits, device_limits
 from hierrouter_jax.llm.decoder import DecoderModel
 from hierrouter_jax.llm.engine import AnsweredBatch
 from hierrouter_jax.llm.generation import GeneratedTokens, stream_tokens
+from hierrouter_jax.llm.host_memory import give_back_freed_memory
 from hierrouter_jax.llm.likelihood import option_logprobs
 from hierrouter_jax.llm.placement import replicate_model
 from hierrouter_jax.llm.pool import Pool
@@ -104,6 +105,7 @@ class FlaxEngine:
                 indices = [index for index in own if bool(encoded[index].options) == is_ranked]
                 if indices:
                     yield from self._answer(card.name, answer, indices, encoded)
+                    give_back_freed_memory()
 
     def _answer(
         self, model: str, answer: _Answer, indices: Sequence[int], encoded: Sequence[EncodedRequest]

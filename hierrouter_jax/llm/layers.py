@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from hierrouter_jax.llm.config import Activation, DecoderConfig, RopeScaling
+from hierrouter_jax.llm.int8 import int8_product, quantize_outputs
 
 # Prefill attends in blocks of this many queries, so that scores take memory in proportion to it, not to the prompt.
 QUERY_BLOCK = 256
@@ -42,10 +43,23 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((dim_out,), dtype)) if has_bias else None
 
     def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim_out"]:
-        product = x @ self.kernel[...]
-        if self.bias is None:
-            return product
-        return product + self.bias[...].reshape((1,) * (x.ndim - 1) + (-1,))
+        return _add_bias(x @ self.kernel[...], self.bias)
+
+
+class Int8Linear(Linear):
+    """What a `Linear` computes, with its kernel rounded to int8 (see `int8`); that kernel is (out, in)."""
+
+    def __init__(self, linear: Linear):
+        weights, scale = quantize_outputs(linear.kernel[...].T)
+        self.int8_kernel, self.scale = nnx.Param(weights), nnx.Param(scale)
+        self.bias = linear.bias
+
+    def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim_out"]:
+        return _add_bias(int8_product(x, self.int8_kernel[...], self.scale[...]), self.bias)
+
+
+def _add_bias(product: Float[Array, "*batch dim_out"], bias: nnx.Param | None) -> Float[Array, "*batch dim_out"]:
+    return product if bias is None else product + bias[...].reshape((1,) * (product.ndim - 1) + (-1,))
 
 
 class MLP(nnx.Module):
@@ -76,11 +90,19 @@ def rope_frequencies(head_dim: int, *, base: float, scaling: RopeScaling | None)
     return (1 - blend) * frequencies / scaling.factor + blend * frequencies
 
 
+def turns_by(angles: Float[Array, "batch time half"]) -> Float[Array, "2 batch time half"]:
+    """Return cosine and sine of the angles.
+
+    They are computed once for all layers: XLA would rather compute them anew in every layer, for every head.
+    """
+    return jax.lax.optimization_barrier(jnp.stack((jnp.cos(angles), jnp.sin(angles))))
+
+
 def rotate(
-    x: Float[Array, "batch time some_heads head_dim"], angles: Float[Array, "batch time half"]
+    x: Float[Array, "batch time some_heads head_dim"], turns: Float[Array, "2 batch time half"]
 ) -> Float[Array, "batch time some_heads head_dim"]:
-    """Rotate the pairs of every head by their angles (Su et al. 2021, eq. 34)."""
-    cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
+    """Rotate the pairs of every head by the angles of their tokens (Su et al. 2021, eq. 34)."""
+    cos, sin = turns[0, :, :, None, :], turns[1, :, :, None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)
     return rotated.astype(x.dtype)

@@ -12,11 +12,13 @@ from functools import cached_property
 from typing import Literal
 
 import jax
+import numpy as np
+from jaxtyping import ArrayLike
 
 from hierrouter_jax.core.configs import digest, read_json
 from hierrouter_jax.core.errors import DataError, WeightsError
 from hierrouter_jax.llm.config import DecoderConfig
-from hierrouter_jax.llm.decoder import DecoderModel, abstract_leaves, decoder_from_leaves
+from hierrouter_jax.llm.decoder import DecoderModel, abstract_leaves, decoder_from_leaves, int8_leaves
 from hierrouter_jax.llm.families.family import Family
 from hierrouter_jax.llm.families.registry import family_for_gguf, family_for_hf
 from hierrouter_jax.llm.placement import Layout, default_devices, device_bytes, is_sharded, leaf_placer
@@ -29,7 +31,7 @@ from hierrouter_jax.weights.sources import ResolvedFiles
 # Part of every model's identity: raise it when the same files would load to other numbers.
 LOADER_VERSION = 1
 
-WeightsDtype = Literal["float32", "bfloat16", "float16"]
+WeightsDtype = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,11 @@ class Checkpoint:
         """Shape and dtype of every leaf."""
         return abstract_leaves(self.config, dtype=self.dtype)
 
+    @cached_property
+    def file_leaves(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of every leaf as it is read: int8 is made of float32."""
+        return abstract_leaves(self.config, dtype="float32" if self.dtype == "int8" else self.dtype)
+
     @property
     def size_bytes(self) -> int:
         """Memory the parameters take once loaded."""
@@ -65,7 +72,7 @@ class Checkpoint:
         stores tied weights twice does not make a model larger.
         """
         table = 0 if self.config.has_tied_output else self.config.vocab_size * self.config.embed_dim
-        return sum(math.prod(leaf.shape) for leaf in self.leaves.values()) - table
+        return sum(math.prod(leaf.shape) for leaf in self.file_leaves.values()) - table
 
 
 def open_checkpoint(files: ResolvedFiles, *, dtype: WeightsDtype = "float32") -> Checkpoint:
@@ -92,7 +99,7 @@ def check_tensors(checkpoint: Checkpoint) -> None:
         _rules(checkpoint),
         checkpoint.config.num_layers,
         checkpoint.shapes,
-        checkpoint.leaves,
+        checkpoint.file_leaves,
         heads=_heads(checkpoint),
         ignorable=checkpoint.family.ignorable_tensors,
     )
@@ -118,17 +125,25 @@ def load_decoder(
     devices = default_devices() if devices is None else devices
     limit_bytes = device_bytes(devices[0])
     is_cut = is_sharded(layout, checkpoint.size_bytes, num_devices=len(devices), limit_bytes=limit_bytes)
-    leaves = load_leaves(
+    place = leaf_placer(devices, is_sharded=is_cut)
+
+    def hold(name: str, values: np.ndarray) -> dict[str, jax.Array]:
+        parts: dict[str, ArrayLike]
+        parts = int8_leaves(name, values) if checkpoint.dtype == "int8" else {name: values}
+        return {own: place(own, part) for own, part in parts.items()}
+
+    held = load_leaves(
         _rules(checkpoint),
         checkpoint.config.num_layers,
         reader,
-        checkpoint.leaves,
+        checkpoint.file_leaves,
         heads=_heads(checkpoint),
         ignorable=checkpoint.family.ignorable_tensors,
-        place=leaf_placer(devices, is_sharded=is_cut),
+        place=hold,
         description=f"loading {checkpoint.files.folder.name}",
         is_quiet=is_quiet,
     )
+    leaves = {name: leaf for parts in held.values() for name, leaf in parts.items()}
     return decoder_from_leaves(checkpoint.config, leaves, dtype=checkpoint.dtype)
 
 

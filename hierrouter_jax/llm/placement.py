@@ -15,11 +15,12 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import ArrayLike
 
 from hierrouter_jax.llm.decoder import DecoderModel
 
 Layout = Literal["auto", "replicate", "shard"]
-PlaceLeaf = Callable[[str, np.ndarray], jax.Array]
+PlaceLeaf = Callable[[str, ArrayLike], jax.Array]
 
 AXIS = "model"
 SHARE_OF_DEVICE = 0.6  # of a device's memory that parameters may take, so that caches have room too
@@ -31,6 +32,16 @@ CUT_AXES = {
     "output.kernel": 0,
     "down.kernel": 0,
     "embed.table": 0,
+    # int8 kernels are (out, in), and have a scale an output
+    "qkv.int8_kernel": 0,
+    "qkv.scale": 0,
+    "gate_up.int8_kernel": 0,
+    "gate_up.scale": 0,
+    "unembed.int8_kernel": 0,
+    "unembed.scale": 0,
+    "output.int8_kernel": 1,
+    "down.int8_kernel": 1,
+    "embed.scale": 0,
 }
 
 
@@ -58,8 +69,8 @@ def leaf_placer(devices: Sequence[jax.Device], *, is_sharded: bool) -> PlaceLeaf
         return lambda name, value: jax.device_put(value, devices[0])
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
-    def place(name: str, value: np.ndarray) -> jax.Array:
-        return jax.device_put(value, NamedSharding(mesh, cut_of_leaf(name, value.shape, len(devices))))
+    def place(name: str, value: ArrayLike) -> jax.Array:
+        return jax.device_put(value, NamedSharding(mesh, cut_of_leaf(name, np.shape(value), len(devices))))
 
     return place
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from hierrouter_jax.llm.cache import insert_layer_row, resize_layer, take_layer_rows
 from hierrouter_jax.llm.decode_loop import decode_chunk
+from hierrouter_jax.llm.host_memory import give_back_freed_memory
 from hierrouter_jax.llm.likelihood import join_states, sum_logprobs
 from hierrouter_jax.llm.prompt_lookup import verify_proposals
 from hierrouter_jax.llm.reading import begin_piece, draw_first, last_states, read_piece, run_layer
@@ -35,3 +36,4 @@ def bound_programs(max_programs: int) -> None:
     if count_programs() > max_programs:
         for program in (*DECODER_PROGRAMS, *LAYER_PROGRAMS):
             program.clear_cache()
+        give_back_freed_memory()

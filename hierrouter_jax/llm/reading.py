@@ -111,11 +111,11 @@ class PromptReader:
         if self._layers is None:
             return read_piece(self.model, keys, values, tokens, starts)
         config = self.model.config
-        x, positions, angles = begin_piece(self.model.ends, tokens, starts)
+        x, positions, turns = begin_piece(self.model.ends, tokens, starts)
         pairs = []
         for index, (graphdef, params) in enumerate(self._layers):
-            angle, window = angles[config.is_local(index)], _window_of(config, index)
-            x, pair = run_layer(graphdef, params, x, positions, angle, window, keys[index], values[index])
+            turn, window = turns[config.is_local(index)], _window_of(config, index)
+            x, pair = run_layer(graphdef, params, x, positions, turn, window, keys[index], values[index])
             pairs.append(pair)
         return x, tuple(key for key, _ in pairs), tuple(value for _, value in pairs)
 
@@ -145,11 +145,11 @@ def read_piece(
 @jax.jit
 def begin_piece(
     ends: DecoderModel, tokens: Int[Array, "batch time"], starts: Int[Array, " batch"]
-) -> tuple[Float[Array, "batch time embed"], Int[Array, "batch time"], dict[bool, Float[Array, "batch time half"]]]:
-    """Return what the first layer gets: embedded tokens, positions, rotary angles."""
+) -> tuple[Float[Array, "batch time embed"], Int[Array, "batch time"], dict[bool, Float[Array, "2 batch time half"]]]:
+    """Return what the first layer gets: embedded tokens, positions, rotary turns."""
     positions = _positions(tokens, starts)
-    x, angles = ends.module().embed_tokens(tokens, positions)
-    return x, positions, angles
+    x, turns = ends.module().embed_tokens(tokens, positions)
+    return x, positions, turns
 
 
 @partial(jax.jit, static_argnames=("graphdef",), donate_argnames=("x", "keys", "values"))
@@ -158,13 +158,13 @@ def run_layer(
     params: nnx.State,
     x: Float[Array, "batch time embed"],
     positions: Int[Array, "batch time"],
-    angles: Float[Array, "batch time half"],
+    turns: Float[Array, "2 batch time half"],
     window: Int[Array, ""] | None,
     keys: Keys,
     values: Values,
 ) -> tuple[Float[Array, "batch time embed"], tuple[Keys, Values]]:
     """Return one layer's output, and its keys and values with the piece's in them."""
-    return nnx.merge(graphdef, params)(x, positions, angles, window, (keys, values))
+    return nnx.merge(graphdef, params)(x, positions, turns, window, (keys, values))
 
 
 @jax.jit

@@ -15,7 +15,7 @@ from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.llm.cache import empty_cache, resize_cache, slot_bytes, take_rows
 from hierrouter_jax.llm.config import DecoderConfig, RopeScaling
 from hierrouter_jax.llm.decoder import abstract_leaves, decoder_from_leaves, random_model
-from hierrouter_jax.llm.layers import RMSNorm, attend, attend_within, attention_mask, rope_frequencies, rotate
+from hierrouter_jax.llm.layers import RMSNorm, attend, attend_within, attention_mask, rope_frequencies, rotate, turns_by
 
 CONFIG = DecoderConfig(
     vocab_size=59,
@@ -121,10 +121,10 @@ def test_ends_and_layers_are_the_whole_decoder_in_parts():
     expected, _ = full_forward(MODEL, tokens)
     positions = jnp.broadcast_to(jnp.arange(7), (2, 7))
     ends = MODEL.ends.module()
-    x, angles = ends.embed_tokens(tokens, positions)
+    x, turns = ends.embed_tokens(tokens, positions)
     for index, (graphdef, params) in enumerate(MODEL.layers):
         window = CONFIG.layer_window(index)
-        x, _ = nnx.merge(graphdef, params)(x, positions, angles[CONFIG.is_local(index)], window, None)
+        x, _ = nnx.merge(graphdef, params)(x, positions, turns[CONFIG.is_local(index)], window, None)
     np.testing.assert_allclose(ends.logits(ends.final_norm(x)), expected, atol=1e-5)
     num_parts = [len(jax.tree.leaves(part)) for part in (MODEL.ends.params, *(params for _, params in MODEL.layers))]
     assert sum(num_parts) == len(jax.tree.leaves(MODEL.params))
@@ -186,7 +186,7 @@ def test_rotation_turns_each_pair_by_its_angle_as_a_complex_number():
     rng = np.random.default_rng(6)
     x, angles = rng.normal(size=(2, 3, 5, 14)), rng.normal(size=(2, 3, 7))
     turned = (x[..., :7] + 1j * x[..., 7:]) * np.exp(1j * angles)[:, :, None]
-    actual = rotate(jnp.asarray(x, jnp.float32), jnp.asarray(angles, jnp.float32))
+    actual = rotate(jnp.asarray(x, jnp.float32), turns_by(jnp.asarray(angles, jnp.float32)))
     np.testing.assert_allclose(actual, np.concatenate((turned.real, turned.imag), axis=-1), atol=1e-5)
 
 
@@ -197,7 +197,7 @@ def test_products_of_rotated_vectors_depend_on_distance_alone():
 
     def product(query_position, key_position):
         rotated = [
-            rotate(x, (frequencies * position)[None, None])
+            rotate(x, turns_by((frequencies * position)[None, None]))
             for x, position in ((query, query_position), (key, key_position))
         ]
         return float(jnp.vdot(*rotated))

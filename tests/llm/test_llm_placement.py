@@ -16,7 +16,7 @@ from tiny_pools import write_tiny_pool
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.text import GREEDY, GenerationRequest
 from hierrouter_jax.llm.batching import BatchLimits
-from hierrouter_jax.llm.decoder import abstract_leaves, decoder_from_leaves, random_model
+from hierrouter_jax.llm.decoder import abstract_leaves, decoder_from_leaves, int8_leaves, random_model
 from hierrouter_jax.llm.flax_engine import FlaxEngine
 from hierrouter_jax.llm.generation import generate_tokens
 from hierrouter_jax.llm.placement import (
@@ -72,10 +72,30 @@ def test_a_model_cut_over_devices_answers_as_on_one_and_holds_a_share_on_each(nu
     assert replicate_model(cut, devices) == [cut]
 
 
+def test_an_int8_model_cut_over_devices_answers_as_on_one():
+    devices = jax.devices()[:2]
+    place = leaf_placer(devices, is_sharded=True)
+    parts = [int8_leaves(name, leaf) for name, leaf in leaves_of(CUT_MODEL).items()]
+    leaves = {name: np.asarray(leaf) for part in parts for name, leaf in part.items()}
+    whole = decoder_from_leaves(CUT_CONFIG, leaves, dtype="int8")
+    cut = decoder_from_leaves(CUT_CONFIG, {name: place(name, leaf) for name, leaf in leaves.items()}, dtype="int8")
+    kernel = cut.params["layers"][0]["mlp"]["gate_up"]["int8_kernel"][...]
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(28, 23)}
+    arguments = {"max_new_tokens": BUDGETS, "samplings": [GREEDY] * 7, "limits": BatchLimits(max_batch=4, chunk=5)}
+    expected = generate_tokens(whole, PROMPTS, **arguments)
+    for ours, theirs in zip(generate_tokens(cut, PROMPTS, **arguments), expected, strict=True):
+        assert ours.token_ids == theirs.token_ids
+        np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
+
+
 def test_leaves_are_cut_along_heads_and_hidden_units_where_they_divide():
     assert cut_of_leaf("layers.3.mlp.gate_up.kernel", (23, 56), 4) == PartitionSpec(None, "model")
     assert cut_of_leaf("layers.3.mlp.down.kernel", (28, 23), 4) == PartitionSpec("model", None)
     assert cut_of_leaf("layers.0.attention.output.kernel", (8 * 10, 23), 4) == PartitionSpec("model", None)
+    assert cut_of_leaf("layers.0.mlp.gate_up.int8_kernel", (56, 23), 4) == PartitionSpec("model", None)
+    assert cut_of_leaf("layers.0.mlp.gate_up.scale", (56,), 4) == PartitionSpec("model")
+    assert cut_of_leaf("layers.3.mlp.down.int8_kernel", (23, 28), 4) == PartitionSpec(None, "model")
+    assert cut_of_leaf("layers.3.mlp.down.scale", (24,), 4) == PartitionSpec()
     assert cut_of_leaf("embed.table", (59, 24), 4) == PartitionSpec(None, "model")  # the vocabulary does not divide
     assert cut_of_leaf("embed.table", (59, 23), 4) == PartitionSpec()
     assert cut_of_leaf("layers.0.attention_norm.scale", (24,), 4) == PartitionSpec()

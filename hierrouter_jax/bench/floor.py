@@ -75,7 +75,8 @@ class FloorModel:
     """A decoder as the floor sees it: sizes only."""
 
     config: DecoderConfig
-    itemsize: int  # bytes of a weight and of a cache entry
+    weight_itemsize: int  # bytes
+    cache_itemsize: int
 
     @cached_property
     def layer_products(self) -> tuple[ProductShape, ...]:
@@ -106,12 +107,12 @@ class FloorModel:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights that take part in a product."""
-        return self.itemsize * sum(one.dim_in * one.dim_out * one.num_weights for one in self.products)
+        return self.weight_itemsize * sum(one.dim_in * one.dim_out * one.num_weights for one in self.products)
 
     @property
     def slot_bytes(self) -> int:
         """Bytes of one token of one row in the cache."""
-        return slot_bytes(self.config, dtype=np.uint8) * self.itemsize
+        return slot_bytes(self.config, dtype=np.uint8) * self.cache_itemsize
 
     def attention_flops(self, num_tokens: int) -> int:
         """Return the FLOPs of scores and of weighted values of one prompt, over the causal half."""

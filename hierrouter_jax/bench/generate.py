@@ -51,8 +51,8 @@ class GenerateBench(PoolOptions):
     """Tokens generated after each fixed prompt."""
     rows: Path | None = None
     """Folder of benchmark rows for the GSM8K mix; by default that of HIERROUTER_BENCHMARKS, without it no mix."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Type of weights and cache; by default float32 on CPU and bfloat16 elsewhere."""
+    dtype: Literal["float32", "bfloat16", "int8"] | None = None
+    """Type of weights and cache; by default float32 on CPU and bfloat16 elsewhere. Beside int8, a peer has float32."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -77,9 +77,11 @@ def bench_generate(options: GenerateBench) -> BenchReport:
     workloads, notes = _workloads(options, pool, name)
     sides: dict[str, Generate] = {OURS: lambda work: generate_ours(decoder, work)}
     for peer in options.against:
-        sides[_peer_title(peer, dtype)] = _make_peer(peer, pool, name, dtype)
+        peer_dtype = "float32" if dtype == "int8" else dtype
+        sides[_peer_title(peer, peer_dtype)] = _make_peer(peer, pool, name, peer_dtype)
     rows: list[BenchRow] = []
-    model = FloorModel(config=decoder.config, itemsize=jnp.dtype(dtype).itemsize)
+    itemsizes = {"weight_itemsize": jnp.dtype(dtype).itemsize, "cache_itemsize": jnp.dtype(decoder.dtype).itemsize}
+    model = FloorModel(config=decoder.config, **itemsizes)
     for work in workloads:
         rows += measure_workload(work, sides, model, name=name, num_runs=options.runs, dtype=dtype)
     title = f"{name}, {dtype}, medians of {options.runs} runs in turn"
@@ -124,7 +126,7 @@ def _workloads(options: GenerateBench, pool: Pool, name: str) -> tuple[list[Work
     return works + [mix_workload(pool, name, folder, batch) for batch in options.batch], ()
 
 
-def _make_peer(peer: PeerName, pool: Pool, name: str, dtype: WeightsDtype) -> Generate:
+def _make_peer(peer: PeerName, pool: Pool, name: str, dtype: str) -> Generate:
     if peer == "llama_cpp":
         return LlamaCppPeer(pool.files(name)).generate
     loaded = load_transformers(pool.files(name), dtype=dtype)

@@ -3,7 +3,7 @@
 A product is timed over all its weights in one program: weights are distinct arrays, together larger than any cache
 where the model's are, and each product waits for the one before it through one element of its input. Weights are
 random, as large as the model's; both layouts are timed, (in, out) and (out, in), and the faster counts. Seconds are
-medians.
+medians. Products in int8 are summed in int32, and have two rows at least, as ours have.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, Num
 
 from hierrouter_jax.bench.floor import ProductShape
 
@@ -59,19 +59,27 @@ def median_seconds(run: Callable[[], Any], *, clock: Callable[[], float] = time.
 
 
 def _layout_seconds(shape: ProductShape, num_rows: int, dtype: DTypeLike, *, is_transposed: bool) -> float:
-    x = jnp.ones((num_rows, shape.dim_in), dtype)
+    is_int8 = jnp.dtype(dtype) == jnp.int8
+    x = jnp.ones((max(2, num_rows) if is_int8 else num_rows, shape.dim_in), dtype)
     size = (shape.dim_out, shape.dim_in) if is_transposed else (shape.dim_in, shape.dim_out)
-    weights = [jax.random.normal(jax.random.key(index), size, dtype) for index in range(shape.num_weights)]
+    weights = [
+        jax.random.randint(key, size, -127, 128, dtype) if is_int8 else jax.random.normal(key, size, dtype)
+        for key in jax.random.split(jax.random.key(0), shape.num_weights)
+    ]
     return median_seconds(lambda: _chain(x, weights, is_transposed=is_transposed))
 
 
 @partial(jax.jit, static_argnames="is_transposed")
-def _chain(x: Float[Array, "row dim"], weights: list[Array], *, is_transposed: bool) -> Float[Array, ""]:
+def _chain(x: Num[Array, "row dim"], weights: list[Array], *, is_transposed: bool) -> Num[Array, ""]:
+    is_int8 = x.dtype == jnp.int8
     for weight in weights:
-        product = jnp.einsum("ri,oi->ro", x, weight) if is_transposed else x @ weight
+        spelled = "ri,oi->ro" if is_transposed else "ri,io->ro"
+        product = jnp.einsum(spelled, x, weight, preferred_element_type=jnp.int32 if is_int8 else None)
         # The barrier keeps XLA from computing the one element that is used.
-        out = jax.lax.optimization_barrier(product)
-        x = x.at[0, 0].add(out[-1, -1] * jnp.asarray(KEEP_FINITE, x.dtype))
+        last = jax.lax.optimization_barrier(product)[-1, -1]
+        x = x.at[0, 0].set(
+            (last & 1).astype(x.dtype) if is_int8 else x[0, 0] + last * jnp.asarray(KEEP_FINITE, x.dtype)
+        )
     return x[0, 0]
 
 

@@ -1,7 +1,7 @@
 """How many rows and which sizes go to the device at once: buckets, batches, memory bounds.
 
-Sizes are rounded up to a few buckets because every new size compiles a program: batches to powers of two, caches to
-one or two sizes an octave, since an empty slot costs only a look.
+Sizes are rounded up to a few buckets because every new size compiles a program: batches and caches to one or two sizes
+an octave.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hierrouter_jax.llm.decoder import DecoderModel
 
 SMALLEST_CACHE = 128
 FEW_ROWS = 4
+FEW_PLACES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,14 @@ def batch_bucket(num_rows: int) -> int:
     return round_up(num_rows, smallest=1, per_octave=1)
 
 
+def decode_bucket(num_rows: int) -> int:
+    """Return how many places rows that decode together get: up to `FEW_PLACES` a power of two, then half-steps too.
+
+    Rows end one by one and a step costs what its places cost: beyond a few rows waste is dearer than a program.
+    """
+    return batch_bucket(num_rows) if num_rows <= FEW_PLACES else round_up(num_rows, smallest=FEW_PLACES, per_octave=2)
+
+
 def slot_bucket(num_tokens: int, num_rows: int) -> int:
     """Return the number of cache slots that holds the tokens of rows that decode together.
 
@@ -106,7 +115,7 @@ def reading_bucket(num_tokens: int) -> int:
 def fits_memory(model: DecoderModel, num_rows: int, num_tokens: int, limits: BatchLimits) -> bool:
     """Return whether the caches of rows of up to `num_tokens` stay within the bound; those of one row always may."""
     row_bytes = slot_bytes(model.config, dtype=model.dtype) * slot_bucket(num_tokens, num_rows)
-    return num_rows == 1 or batch_bucket(num_rows) * row_bytes <= limits.max_cache_bytes
+    return num_rows == 1 or decode_bucket(num_rows) * row_bytes <= limits.max_cache_bytes
 
 
 def pad_tokens(rows: Sequence[Sequence[int]], num_rows: int, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:

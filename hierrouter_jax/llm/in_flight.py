@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hierrouter_jax.core.text import FinishReason, Sampling
-from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, fits_memory, slot_bucket
+from hierrouter_jax.llm.batching import BatchLimits, decode_bucket, fits_memory, slot_bucket
 from hierrouter_jax.llm.cache import KVCache, empty_cache, insert_rows, resize_cache, take_rows
 from hierrouter_jax.llm.decode_loop import NO_TOKEN, DecodeState, decode_chunk
 from hierrouter_jax.llm.decoder import DecoderModel
@@ -78,7 +78,7 @@ class InFlightBatch:
         """Yield the rows that ended since the last time, until none is left; work goes on when more are asked for."""
         while self._waiting or self._running():
             num_free = self._num_free()
-            self._arrange(batch_bucket(len(self._running()) + num_free))
+            self._arrange(decode_bucket(len(self._running()) + num_free))
             ended = self._admit(num_free)
             if self._running():
                 ended += self._decode()

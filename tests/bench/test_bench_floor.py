@@ -26,7 +26,7 @@ CONFIG = DecoderConfig(
     context_window=211, norm_eps=1e-5, rope_base=1e4, sliding_window=13, local_layers=(True, False, True),
     has_tied_output=True,
 )  # fmt: skip
-MODEL = FloorModel(config=CONFIG, itemsize=4)
+MODEL = FloorModel(config=CONFIG, weight_itemsize=4, cache_itemsize=4)
 COPY = 1e9
 
 
@@ -107,5 +107,6 @@ def test_seconds_are_medians_of_a_clock():
     assert len(calls) == 6  # the first is not timed
     shape = ProductShape(name="qkv", dim_in=7, dim_out=11, num_weights=2)
     assert product_seconds(shape, 5, dtype="float32") > 0
+    assert product_seconds(shape, 1, dtype="int8") > 0
     assert copy_rate(size_bytes=2**20) > 0
     assert jax.default_backend() == "cpu"

@@ -12,7 +12,7 @@ import pytest
 from hierrouter_jax.core.errors import ConfigError, DataError, PromptTooLongError
 from hierrouter_jax.core.text import GREEDY, Sampling
 from hierrouter_jax.llm import in_flight, reading
-from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, slot_bucket
+from hierrouter_jax.llm.batching import BatchLimits, batch_bucket, decode_bucket, slot_bucket
 from hierrouter_jax.llm.cache import empty_cache, slot_bytes
 from hierrouter_jax.llm.config import DecoderConfig
 from hierrouter_jax.llm.decode_loop import DecodeState, decode_chunk
@@ -203,6 +203,17 @@ def test_a_batch_shrinks_to_the_rows_that_run(monkeypatch):
         assert alone.token_ids == results[row].token_ids
 
 
+def test_a_larger_batch_shrinks_by_half_steps_too(monkeypatch):
+    seen = spy_on_decode(monkeypatch)
+    budgets = range(2, 15)
+    prompts = random_prompts(range(3, 16), seed=7)
+    results = generate(prompts, list(budgets), limits=BatchLimits(max_batch=16, chunk=1))
+    assert [(places, rows) for places, rows in seen] == [(decode_bucket(rows), rows) for rows in range(13, 0, -1)]
+    assert {places for places, _ in seen} == {16, 12, 8, 4, 2, 1}
+    for prompt, budget, result in zip(prompts, budgets, results, strict=True):
+        assert list(result.token_ids) == greedy_by_full_forward(prompt, budget)[0]
+
+
 def test_a_row_that_waits_takes_the_place_of_one_that_ends(monkeypatch):
     seen = spy_on_decode(monkeypatch)
     budgets = (2, 37, 2, 3, 2, 41, 2, 2, 3, 2, 2)
@@ -361,13 +372,14 @@ def test_a_prompt_and_answer_may_fill_the_context_window():
 
 def test_buckets_hold_what_they_round_and_are_few():
     many, few = (lambda n: slot_bucket(n, 5)), (lambda n: slot_bucket(n, 4))
-    for bucket, most in ((many, 11), (few, 6), (batch_bucket, 13)):
+    for bucket, most in ((many, 11), (few, 6), (batch_bucket, 13), (decode_bucket, 22)):
         sizes = [bucket(n) for n in range(1, 4097)]
         assert all(size >= n for n, size in enumerate(sizes, start=1))
         assert sizes == sorted(sizes)
         assert len(set(sizes)) <= most
         assert [bucket(size) for size in sizes] == sizes
-    assert [batch_bucket(n) for n in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
+    assert [batch_bucket(n) for n in (1, 2, 3, 5, 8, 9)] == [1, 2, 4, 8, 8, 16]
+    assert [decode_bucket(n) for n in (1, 3, 5, 9, 13, 17, 33, 49)] == [1, 4, 8, 12, 16, 24, 48, 64]
 
 
 def test_pieces_are_the_cheapest_that_hold_the_tokens():

@@ -153,8 +153,7 @@ class InFlightBatch:
     def _decode(self) -> list[Row]:
         """Decode a few steps, or check what rows may repeat in one; return the rows that ended."""
         proposals = self._propose()
-        num_slots = max(row.num_tokens for row in self._running()) + max(self._limits.chunk, proposals.shape[1])
-        state = _state_of(self._places, self._make_slots(num_slots))
+        state = _state_of(self._places, self._make_slots(self._num_slots_for(proposals.shape[1])))
         if proposals.size:
             state, drawn, logprobs = verify_proposals(self._model, state, proposals)
             num_computed = drawn.size
@@ -167,6 +166,12 @@ class InFlightBatch:
         self._cache = state.cache
         self._counts.computed_new += num_computed
         return self._take_all(np.asarray(drawn), np.asarray(logprobs), proposals)
+
+    def _num_slots_for(self, num_proposed: int) -> int:
+        """Return the slots that the next steps write to; proposals are written before it is known how many hold."""
+        if num_proposed:
+            return max(row.num_tokens for row in self._running()) + num_proposed
+        return max(min(row.num_tokens + self._limits.chunk, row.most_tokens) for row in self._running())
 
     def _propose(self) -> Int[np.ndarray, "batch proposal"]:
         """Return what each row may say next, padded; without columns where nothing is to be proposed."""

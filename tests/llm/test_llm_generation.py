@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import jax
@@ -212,6 +213,29 @@ def test_a_larger_batch_shrinks_by_half_steps_too(monkeypatch):
     assert {places for places, _ in seen} == {16, 12, 8, 4, 2, 1}
     for prompt, budget, result in zip(prompts, budgets, results, strict=True):
         assert list(result.token_ids) == greedy_by_full_forward(prompt, budget)[0]
+
+
+def test_a_cache_grows_with_its_rows_and_no_further_than_their_last_tokens(monkeypatch):
+    slots = []
+
+    def counted(model, state, *args, **kwargs):
+        slots.append(state.cache.num_slots)
+        return decode_chunk(model, state, *args, **kwargs)
+
+    monkeypatch.setattr(in_flight, "decode_chunk", counted)
+    model = random_model(dataclasses.replace(CONFIG, context_window=307), seed=3)
+    prompts, budgets = random_prompts((97, 115, 60, 101, 3), seed=11), [31, 13, 68, 27, 100]  # each up to 128 at most
+    limits = BatchLimits(max_batch=5, chunk=8, max_lookup_batch=0)
+    arguments = {"max_new_tokens": budgets, "samplings": [GREEDY] * 5, "limits": limits}
+    for prompt, budget, result in zip(prompts, budgets, generate_tokens(model, prompts, **arguments), strict=True):
+        assert list(result.token_ids) == greedy_by_full_forward(prompt, budget)[0]
+    assert set(slots) == {128}
+    slots.clear()
+    arguments["max_new_tokens"] = [31, 13, 69, 27, 100]  # one token more than 128 slots hold
+    [*_, result, _, _] = generate_tokens(model, prompts, **arguments)
+    assert list(result.token_ids) == greedy_by_full_forward(prompts[2], 69)[0]
+    assert slots[0] == 128
+    assert slots[-1] == 256  # of the few rows left, whose caches grow in octaves
 
 
 def test_a_row_that_waits_takes_the_place_of_one_that_ends(monkeypatch):

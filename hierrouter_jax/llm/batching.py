@@ -34,7 +34,7 @@ class BatchLimits:
     """
 
     max_batch: int = 64
-    max_read_tokens: int = 256
+    max_read_tokens: int = 512
     max_cache_bytes: int = 4 * 2**30
     max_prefix_bytes: int = 2**29
     max_lookup_batch: int = 2

@@ -21,16 +21,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from hierrouter_jax.bench.tree_requests import COMPILE_EVENT, train_rows
+from hierrouter_jax.bench.compile_seconds import CompileSeconds
+from hierrouter_jax.bench.tree_requests import ROWS_VARIABLE, rows_folder, train_rows
 from hierrouter_jax.evaluate.bootstrap import BootstrapConfig, difference_interval
 
 POOL = Path(__file__).parent / "pools" / "small.toml"
 
 
-def measure(options: argparse.Namespace, dtype: str, texts_path: Path) -> dict:
+def measure(options: argparse.Namespace, dtype: str, first_path: Path) -> dict:
     """Return each model's sizes, seconds, answers, qualities and likelihoods with weights of one type.
 
-    Answers are left at `texts_path` by the first type and read from there by the others, for their likelihoods.
+    What the first type answered is read from `first_path`, unless this is the first, for its answers' likelihoods.
     """
     import jax
     import numpy as np
@@ -43,23 +44,19 @@ def measure(options: argparse.Namespace, dtype: str, texts_path: Path) -> dict:
     from hierrouter_jax.tasks.scoring import score_answers
 
     keep_compiled_programs()
-    compiled: list[float] = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **_: compiled.append(seconds) if event == COMPILE_EVENT else None
-    )
     spec = read_pool_spec(options.pool)
     pool = load_pool(replace(spec, models=tuple(replace(one, dtype=dtype) for one in spec.models)), is_quiet=True)
     rows = train_rows(options.rows, queries_per_task=options.queries_per_task, seed=0)
-    first_texts = json.loads(texts_path.read_text()) if texts_path.exists() else None
+    first = json.loads(first_path.read_text()) if first_path.exists() else None
     outcome = {}
     for card in pool.cards:
         decoder, engine = pool.decoder(card.name), FlaxEngine(pool)
         requests = [task_request(card, row) for row in rows]
-        compiled.clear()
         began_s = time.perf_counter()
-        texts = [answer.text for answer in engine.generate(requests)]
-        seconds = time.perf_counter() - began_s - sum(compiled)
-        own = texts if first_texts is None else first_texts[card.name]["texts"]
+        with CompileSeconds() as compiled:
+            texts = [answer.text for answer in engine.generate(requests)]
+        seconds = time.perf_counter() - began_s - compiled.total_s
+        own = texts if first is None else first[card.name]["texts"]
         encode = pool.tokenizer(card.name).encode
         written = [
             (engine.encode(request).token_ids, encode(text, add_special_tokens=False))
@@ -71,12 +68,9 @@ def measure(options: argparse.Namespace, dtype: str, texts_path: Path) -> dict:
             "parameter_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(decoder.params)),
             "generation_s": seconds,
             "texts": texts,
-            "tasks": [row.task for row in rows],
             "quality": [one.quality for one in score_answers(rows, texts, is_quiet=True)],
             "logprob_a_token": float(np.sum(scores) / sum(len(answer) for _, answer in written)),
         }
-    if first_texts is None:
-        texts_path.write_text(json.dumps(outcome))
     return outcome
 
 
@@ -120,9 +114,7 @@ def lines_of(rows: list[dict]) -> list[str]:
 def main() -> None:
     """Measure every type in a process of its own, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--rows", type=Path, default=os.environ.get("HIERROUTER_BENCHMARKS"), help="folder of task files"
-    )
+    parser.add_argument("--rows", type=Path, default=rows_folder(None), help="folder of task files")
     parser.add_argument("--pool", type=Path, default=POOL)
     parser.add_argument(
         "--dtypes", nargs="+", default=["float32", "int8"], help="the first is what others stand beside"
@@ -132,17 +124,19 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rows is None:
-        parser.error("the folder of task files must be given: --rows, or HIERROUTER_BENCHMARKS in the environment")
+        parser.error(f"the folder of task files must be given: --rows, or {ROWS_VARIABLE} in the environment")
     if options.one is not None:
         print(json.dumps(measure(options, options.one[0], Path(options.one[1]))))
         return
     outcomes = {}
     with tempfile.TemporaryDirectory() as folder:
+        first_path = Path(folder) / "first.json"
         for dtype in options.dtypes:
             print(f"answering with {dtype}", file=sys.stderr)
-            words = [sys.executable, *sys.argv, "--one", dtype, str(Path(folder) / "first.json")]
+            words = [sys.executable, *sys.argv, "--one", dtype, str(first_path)]
             done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
             outcomes[dtype] = json.loads(done.stdout.splitlines()[-1])
+            first_path.write_text(json.dumps(outcomes[options.dtypes[0]]))
     first = outcomes[options.dtypes[0]]
     rows = [compare(name, dtype, first[name], outcomes[dtype][name]) for name in first for dtype in options.dtypes]
     if options.json is not None:

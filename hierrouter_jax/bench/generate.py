@@ -27,6 +27,7 @@ from hierrouter_jax.core.text import GREEDY
 from hierrouter_jax.llm.batching import device_limits
 from hierrouter_jax.llm.decoder import DecoderModel
 from hierrouter_jax.llm.generation import generate_tokens
+from hierrouter_jax.llm.int8 import float_type
 from hierrouter_jax.llm.loading import WeightsDtype, default_dtype
 from hierrouter_jax.llm.pool import Pool, load_pool, read_pool_spec
 
@@ -77,11 +78,12 @@ def bench_generate(options: GenerateBench) -> BenchReport:
     workloads, notes = _workloads(options, pool, name)
     sides: dict[str, Generate] = {OURS: lambda work: generate_ours(decoder, work)}
     for peer in options.against:
-        peer_dtype = "float32" if dtype == "int8" else dtype
+        peer_dtype = float_type(dtype).name
         sides[_peer_title(peer, peer_dtype)] = _make_peer(peer, pool, name, peer_dtype)
     rows: list[BenchRow] = []
-    itemsizes = {"weight_itemsize": jnp.dtype(dtype).itemsize, "cache_itemsize": jnp.dtype(decoder.dtype).itemsize}
-    model = FloorModel(config=decoder.config, **itemsizes)
+    model = FloorModel(
+        config=decoder.config, weight_itemsize=jnp.dtype(dtype).itemsize, cache_itemsize=decoder.dtype.itemsize
+    )
     for work in workloads:
         rows += measure_workload(work, sides, model, name=name, num_runs=options.runs, dtype=dtype)
     title = f"{name}, {dtype}, medians of {options.runs} runs in turn"

@@ -3,7 +3,7 @@
 A product is timed over all its weights in one program: weights are distinct arrays, together larger than any cache
 where the model's are, and each product waits for the one before it through one element of its input. Weights are
 random, as large as the model's; both layouts are timed, (in, out) and (out, in), and the faster counts. Seconds are
-medians. Products in int8 are summed in int32, and have two rows at least, as ours have.
+medians. Products in int8 are summed in int32, and have `MIN_ROWS` rows at least, as ours have.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Num
 
 from hierrouter_jax.bench.floor import ProductShape
+from hierrouter_jax.llm.int8 import MIN_ROWS
 
 MIN_REPEATS = 5
 MIN_TIMED_S = 0.2
@@ -60,7 +61,7 @@ def median_seconds(run: Callable[[], Any], *, clock: Callable[[], float] = time.
 
 def _layout_seconds(shape: ProductShape, num_rows: int, dtype: DTypeLike, *, is_transposed: bool) -> float:
     is_int8 = jnp.dtype(dtype) == jnp.int8
-    x = jnp.ones((max(2, num_rows) if is_int8 else num_rows, shape.dim_in), dtype)
+    x = jnp.ones((max(MIN_ROWS, num_rows) if is_int8 else num_rows, shape.dim_in), dtype)
     size = (shape.dim_out, shape.dim_in) if is_transposed else (shape.dim_in, shape.dim_out)
     weights = [
         jax.random.randint(key, size, -127, 128, dtype) if is_int8 else jax.random.normal(key, size, dtype)

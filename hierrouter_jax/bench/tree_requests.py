@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-
+from hierrouter_jax.bench.compile_seconds import CompileSeconds
 from hierrouter_jax.collect.asking import AskedRequest
 from hierrouter_jax.collect.collect_tree import collect_tree
 from hierrouter_jax.collect.frontier import Frontier
@@ -33,7 +32,6 @@ from hierrouter_jax.tasks.task_row import TaskRow
 
 ENCODER = HashingEncoder(8)  # nothing is learned from the tree
 ROWS_VARIABLE = "HIERROUTER_BENCHMARKS"
-COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +98,9 @@ def collect_run(
     if store_path is not None and store_path.exists():
         raise ConfigError(f"A measured collection begins from nothing, but {store_path} exists; give another --store.")
     written, ranked = engine.written_counts, engine.ranked_counts
-    compiled, cpu_s = _CompileSeconds(), time.process_time()
+    compiled, cpu_s = CompileSeconds(), time.process_time()
     with tempfile.TemporaryDirectory() as folder, ResponseStore(store_path or Path(folder) / "store.sqlite") as store:
-        jax.monitoring.register_event_duration_secs_listener(compiled)
-        try:
+        with compiled:
             # A tree file wants a train and a test split; which rows are in which has no meaning here.
             tree_file = collect_tree(
                 engine,
@@ -114,8 +111,6 @@ def collect_run(
                 scorer=lambda row, text: _NoScore(),
                 scorer_version="none",
             )
-        finally:
-            jax.monitoring.unregister_event_duration_listener(compiled)
         cpu_s = time.process_time() - cpu_s
         stages, responses = _read_back(engine, rows, store, num_stages)
     return TreeRun(
@@ -164,16 +159,3 @@ def _read_back(
         if len(found) < len(asked):  # the next stage's prompts are made of these
             break
     return tuple(stages), dict(frontier.responses)
-
-
-class _CompileSeconds:
-    """Adds up what JAX says it spent on compiling."""
-
-    def __init__(self) -> None:
-        """Start at zero."""
-        self.total_s = 0.0
-
-    def __call__(self, event: str, duration_secs: float, **_: object) -> None:
-        """Take one event."""
-        if event == COMPILE_EVENT:
-            self.total_s += duration_secs

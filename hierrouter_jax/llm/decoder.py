@@ -19,7 +19,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int
 from hierrouter_jax.core.structs import array_struct, static_field
 from hierrouter_jax.llm.cache import Keys, KVCache, Values, write_keys, write_values
 from hierrouter_jax.llm.config import DecoderConfig
-from hierrouter_jax.llm.int8 import int8_product, quantize_outputs
+from hierrouter_jax.llm.int8 import float_type, int8_product, quantize_outputs
 from hierrouter_jax.llm.layers import (
     MLP,
     Int8Linear,
@@ -33,8 +33,6 @@ from hierrouter_jax.llm.layers import (
     turns_by,
 )
 
-FLOAT_BESIDE_INT8 = jnp.float32  # of what int8 kernels leave: norms, biases, states, caches
-
 
 class Decoder(nnx.Module):
     """A decoder with random parameters; see `decoder_from_leaves` for one with given parameters.
@@ -43,8 +41,7 @@ class Decoder(nnx.Module):
     """
 
     def __init__(self, config: DecoderConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        is_int8 = jnp.dtype(dtype) == jnp.int8
-        dtype = FLOAT_BESIDE_INT8 if is_int8 else dtype
+        is_int8, dtype = jnp.dtype(dtype) == jnp.int8, float_type(dtype)
         self.config = config
         self.embed = Embedding(config.vocab_size, config.embed_dim, dtype=dtype, rngs=rngs)
         self.layers = nnx.List([Layer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)])
@@ -124,15 +121,15 @@ class Decoder(nnx.Module):
 
     def _turns(self, positions: Int[Array, "batch time"]) -> dict[bool, Float[Array, "2 batch time half"]]:
         """Return rotary turns of global layers (False) and of local layers (True)."""
-        config = self.config
+        config, places = self.config, positions[:, :, None].astype(jnp.float32)
         frequencies = rope_frequencies(config.head_dim, base=config.rope_base, scaling=config.rope_scaling)
         if self.rope is not None:
             frequencies = frequencies / self.rope.divisors[...]
-        turns = turns_by(positions[:, :, None].astype(jnp.float32) * frequencies[None, None, :])
+        turns = turns_by(places * frequencies[None, None, :])
         if config.local_rope_base is None:
             return {False: turns, True: turns}
         frequencies = rope_frequencies(config.head_dim, base=config.local_rope_base, scaling=None)
-        return {False: turns, True: turns_by(positions[:, :, None].astype(jnp.float32) * frequencies[None, None, :])}
+        return {False: turns, True: turns_by(places * frequencies[None, None, :])}
 
 
 class Embedding(nnx.Module):
@@ -158,7 +155,7 @@ class Int8Embedding(Embedding):
         self.table, self.scale = nnx.Param(table), nnx.Param(scale)
 
     def __call__(self, tokens: Int[Array, "batch time"], *, scale: float) -> Float[Array, "batch time embed"]:
-        return self.table[...][tokens].astype(FLOAT_BESIDE_INT8) * (scale * self.scale[...][tokens])[..., None]
+        return self.table[...][tokens] * (scale * self.scale[...][tokens])[..., None]
 
     def unembed(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch vocab"]:
         """Return hidden @ table.T."""
@@ -283,9 +280,9 @@ class DecoderModel:
 
     @property
     def dtype(self) -> Any:
-        """The type of states and cache: that of the parameters, beside int8 float32."""
-        dtype = self.params["embed"]["table"].dtype
-        return jnp.dtype(FLOAT_BESIDE_INT8) if dtype == jnp.int8 else dtype
+        """The type of states and cache."""
+        table: Any = self.params["embed"]["table"]
+        return float_type(table.dtype)
 
 
 def random_model(config: DecoderConfig, *, seed: int = 0, dtype: DTypeLike = jnp.float32) -> DecoderModel:

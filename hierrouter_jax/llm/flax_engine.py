@@ -24,6 +24,7 @@ from hierrouter_jax.llm.placement import replicate_model
 from hierrouter_jax.llm.pool import Pool
 from hierrouter_jax.llm.prefix_cache import PrefixCache, admission_order
 from hierrouter_jax.llm.programs import bound_programs
+from hierrouter_jax.llm.reading_queue import FEW_PROMPTS
 from hierrouter_jax.llm.side_by_side import side_by_side
 from hierrouter_jax.llm.stop_strings import make_stop_test, until_stop
 from hierrouter_jax.llm.token_counts import TokenCounts
@@ -105,6 +106,7 @@ class FlaxEngine:
                 indices = [index for index in own if bool(encoded[index].options) == is_ranked]
                 if indices:
                     yield from self._answer(card.name, answer, indices, encoded)
+                if len(indices) > FEW_PROMPTS:
                     give_back_freed_memory()
 
     def _answer(

@@ -12,10 +12,18 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int8
+import numpy as np
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int8
 
 LARGEST = 127
 TINY = 1e-30  # the largest value that nothing but zeros is below
+MIN_ROWS = 2  # XLA's CPU backend multiplies a single row number by number, 20 times as slow as two
+
+
+def float_type(dtype: DTypeLike) -> np.dtype:
+    """Return the type of states and of parameters outside products: that of the weights, beside int8 float32."""
+    dtype = jnp.dtype(dtype)
+    return jnp.dtype(jnp.float32) if dtype == jnp.int8 else dtype
 
 
 def quantize_outputs(weights: Float[ArrayLike, "out dim"]) -> tuple[Int8[Array, "out dim"], Float[Array, " out"]]:
@@ -33,8 +41,7 @@ def int8_product(
     num_rows = rows.shape[0]
     step = jnp.maximum(jnp.max(jnp.abs(rows), axis=1, keepdims=True), TINY) / LARGEST
     rounded = jnp.round(rows / step).astype(jnp.int8)
-    if num_rows == 1:  # XLA's CPU backend multiplies a single row number by number, 20 times as slow as two
-        rounded = jnp.concatenate((rounded, jnp.zeros_like(rounded)))
+    rounded = jnp.pad(rounded, ((0, max(0, MIN_ROWS - num_rows)), (0, 0)))
     sums = jax.lax.dot_general(rounded, weights, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
     product = sums[:num_rows].astype(jnp.float32) * step * scale[None, :]
     return product.astype(x.dtype).reshape(*x.shape[:-1], -1)

@@ -21,6 +21,7 @@ from hierrouter_jax.llm.config import DecoderConfig
 from hierrouter_jax.llm.decoder import DecoderModel, abstract_leaves, decoder_from_leaves, int8_leaves
 from hierrouter_jax.llm.families.family import Family
 from hierrouter_jax.llm.families.registry import family_for_gguf, family_for_hf
+from hierrouter_jax.llm.int8 import float_type
 from hierrouter_jax.llm.placement import Layout, default_devices, device_bytes, is_sharded, leaf_placer
 from hierrouter_jax.weights.gguf_reader import GGUFReader
 from hierrouter_jax.weights.plan import HeadCounts, load_leaves, make_plan
@@ -56,8 +57,8 @@ class Checkpoint:
 
     @cached_property
     def file_leaves(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of every leaf as it is read: int8 is made of float32."""
-        return abstract_leaves(self.config, dtype="float32" if self.dtype == "int8" else self.dtype)
+        """Shape and dtype of every leaf as it is read: int8 is made of floats."""
+        return abstract_leaves(self.config, dtype=float_type(self.dtype)) if self.dtype == "int8" else self.leaves
 
     @property
     def size_bytes(self) -> int:

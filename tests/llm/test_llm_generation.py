@@ -178,13 +178,17 @@ def test_few_programs_serve_many_lengths():
     assert after[1] - before[1] == 2
 
 
-def spy_on_decode(monkeypatch):
-    """Return a list that fills with (places, running rows) of every chunk."""
+def places_and_rows(state):
+    is_done = np.asarray(state.is_done)
+    return len(is_done), int((~is_done).sum())
+
+
+def spy_on_decode(monkeypatch, look=places_and_rows):
+    """Return a list that fills with what a look at the state of every chunk gives: its places and running rows."""
     seen = []
 
     def counted(model, state, *args, **kwargs):
-        is_done = np.asarray(state.is_done)
-        seen.append((len(is_done), int((~is_done).sum())))
+        seen.append(look(state))
         return decode_chunk(model, state, *args, **kwargs)
 
     monkeypatch.setattr(in_flight, "decode_chunk", counted)
@@ -209,20 +213,14 @@ def test_a_larger_batch_shrinks_by_half_steps_too(monkeypatch):
     budgets = range(2, 15)
     prompts = random_prompts(range(3, 16), seed=7)
     results = generate(prompts, list(budgets), limits=BatchLimits(max_batch=16, chunk=1))
-    assert [(places, rows) for places, rows in seen] == [(decode_bucket(rows), rows) for rows in range(13, 0, -1)]
+    assert seen == [(decode_bucket(rows), rows) for rows in range(13, 0, -1)]
     assert {places for places, _ in seen} == {16, 12, 8, 4, 2, 1}
     for prompt, budget, result in zip(prompts, budgets, results, strict=True):
         assert list(result.token_ids) == greedy_by_full_forward(prompt, budget)[0]
 
 
 def test_a_cache_grows_with_its_rows_and_no_further_than_their_last_tokens(monkeypatch):
-    slots = []
-
-    def counted(model, state, *args, **kwargs):
-        slots.append(state.cache.num_slots)
-        return decode_chunk(model, state, *args, **kwargs)
-
-    monkeypatch.setattr(in_flight, "decode_chunk", counted)
+    slots = spy_on_decode(monkeypatch, look=lambda state: state.cache.num_slots)
     model = random_model(dataclasses.replace(CONFIG, context_window=307), seed=3)
     prompts, budgets = random_prompts((97, 115, 60, 101, 3), seed=11), [31, 13, 68, 27, 100]  # each up to 128 at most
     limits = BatchLimits(max_batch=5, chunk=8, max_lookup_batch=0)

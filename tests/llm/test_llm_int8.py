@@ -6,34 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from model_leaves import leaves_of
+from test_llm_decoder import CONFIG
 
 from hierrouter_jax.core.text import GREEDY
-from hierrouter_jax.llm.config import DecoderConfig
 from hierrouter_jax.llm.decoder import abstract_leaves, decoder_from_leaves, int8_leaves, random_model
 from hierrouter_jax.llm.generation import generate_tokens
 from hierrouter_jax.llm.int8 import int8_product, quantize_outputs
 
-CONFIG = DecoderConfig(
-    vocab_size=59,
-    num_layers=3,
-    embed_dim=23,
-    mlp_dim=31,
-    num_heads=6,
-    num_kv_heads=2,
-    head_dim=14,
-    context_window=211,
-    norm_eps=1e-5,
-    rope_base=10000.0,
-    has_qkv_bias=True,
-    embed_scale=1.7,
-    has_tied_output=True,
-)
 TOKENS = np.random.default_rng(0).integers(0, 59, (5, 17)).astype(np.int32)
-
-
-def flat(model):
-    return {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(model.params)}
 
 
 def test_weights_are_rounded_to_127_steps_of_each_output():
@@ -75,12 +56,12 @@ def test_a_token_of_zeros_gives_zeros():
 def test_leaves_of_float32_become_those_of_an_int8_decoder(has_tied_output):
     config = dataclasses.replace(CONFIG, has_tied_output=has_tied_output)
     wide, narrow = random_model(config, seed=3), random_model(config, seed=3, dtype="int8")
-    leaves = {name: part for own, leaf in flat(wide).items() for name, part in int8_leaves(own, leaf).items()}
-    expected = flat(narrow)
+    leaves = {name: part for own, leaf in leaves_of(wide).items() for name, part in int8_leaves(own, leaf).items()}
+    expected = leaves_of(narrow)
     assert {name: (leaf.shape, leaf.dtype) for name, leaf in abstract_leaves(config, dtype="int8").items()} == {
         name: (leaf.shape, leaf.dtype) for name, leaf in expected.items()
     }
-    made = flat(decoder_from_leaves(config, leaves, dtype="int8"))
+    made = leaves_of(decoder_from_leaves(config, leaves, dtype="int8"))
     assert made.keys() == expected.keys()
     for name, leaf in expected.items():
         np.testing.assert_array_equal(made[name], leaf, err_msg=name)

@@ -10,13 +10,14 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
+from model_leaves import leaves_of
 from test_llm_generation import BUDGETS, MODEL, PROMPTS, generate
 from tiny_pools import write_tiny_pool
 
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.text import GREEDY, GenerationRequest
 from hierrouter_jax.llm.batching import BatchLimits
-from hierrouter_jax.llm.decoder import abstract_leaves, decoder_from_leaves, int8_leaves, random_model
+from hierrouter_jax.llm.decoder import decoder_from_leaves, int8_leaves, random_model
 from hierrouter_jax.llm.flax_engine import FlaxEngine
 from hierrouter_jax.llm.generation import generate_tokens
 from hierrouter_jax.llm.placement import (
@@ -35,15 +36,6 @@ CUT_CONFIG = dataclasses.replace(
     MODEL.config, vocab_size=4 * 17, num_heads=8, num_kv_heads=4, mlp_dim=4 * 7, has_tied_output=False
 )
 CUT_MODEL = random_model(CUT_CONFIG, seed=5)
-
-
-def leaves_of(model):
-    flat = jax.tree_util.tree_flatten_with_path(model.params)[0]
-    names = list(abstract_leaves(model.config))
-    by_name = {
-        ".".join(str(getattr(key, "key", key)) for key in path if str(key) != ".value"): leaf for path, leaf in flat
-    }
-    return {name: np.asarray(by_name[name]) for name in names}
 
 
 def cut_model(model, devices):

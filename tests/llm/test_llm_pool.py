@@ -171,10 +171,10 @@ def test_int8_parameters_are_those_of_the_file_rounded(tmp_path):
     write_hf(tmp_path / "m")
     pool = open_pool(write_pool(tmp_path, model_toml("a", "m", extra='dtype = "int8"') + model_toml("b", "m")))
     model, tensors = pool.decoder("a"), hf_tensors()
-    up = model.params["layers"][1]["mlp"]["down"]
+    down = model.params["layers"][1]["mlp"]["down"]
     weights = tensors["model.layers.1.mlp.down_proj.weight"]  # (out, in), as int8 kernels are
     np.testing.assert_allclose(
-        up["int8_kernel"][...] * up["scale"][...][:, None], weights, atol=0.51 * np.abs(weights).max() / 127
+        down["int8_kernel"][...] * down["scale"][...][:, None], weights, atol=0.51 * np.abs(weights).max() / 127
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(model.params)} == {np.dtype("int8"), np.dtype("float32")}
     checkpoint = open_checkpoint(pool.files("a"), dtype="int8")

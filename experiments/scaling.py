@@ -61,6 +61,7 @@ def simulated_tree(num_queries: int, dtype: str):
         step_cost=jnp.asarray(cost),
         quality=jnp.asarray(quality),
         valid=jnp.ones((num_queries, num_nodes), bool),
+        signals=jnp.zeros((num_queries, num_nodes, 0)),
         task=jnp.zeros(num_queries, jnp.int32),
         num_models=NUM_MODELS,
         num_stages=NUM_STAGES,
@@ -77,7 +78,8 @@ def measure(options: dict) -> dict:
     from hierrouter_jax.train import parallel
     from hierrouter_jax.train.config import TrainConfig
     from hierrouter_jax.train.loop import make_update_block
-    from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment, make_optimizer
+    from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment
+    from hierrouter_jax.train.optimizer import make_optimizer
     from hierrouter_jax.train.ppo import make_update
     from hierrouter_jax.train.state import Environment, count_of
 

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 
 from hierrouter_jax.llm.scripted_engine import ScriptedEngine, scripted_card
+from hierrouter_jax.tasks.scoring import AnswerReading, AnswerScore
 from hierrouter_jax.tasks.task_row import TaskRow
-
-
-@dataclass(frozen=True)
-class PlainScore:
-    quality: float
-    is_parsed: bool
 
 
 def make_rows(num_sums: int, num_letters: int, *, prefix: str = "train") -> list[TaskRow]:
@@ -58,12 +52,13 @@ def make_engine(num_models: int, *, respond=few_answers, delay_s: float = 0.0, *
     return ScriptedEngine(cards, respond, delay_s=delay_s)
 
 
-def last_word_score(row: TaskRow, text: str) -> PlainScore:
-    """1 when the last word is the answer, 1/4 when some word is; unparsed without a number or letter."""
+def last_word_score(row: TaskRow, text: str) -> AnswerScore:
+    """1 when the last word is the answer, 1/4 when some word is; the answer read is the last number or letter."""
     words = re.findall(r"\w+", text)
-    is_parsed = any(re.fullmatch(r"[A-C]|\d+", word) for word in words)
+    found = [word for word in words if re.fullmatch(r"[A-C]|\d+", word)]
     quality = 1.0 if words[-1:] == [row.answer] else 0.25 if row.answer in words else 0.0
-    return PlainScore(quality=quality, is_parsed=is_parsed)
+    reading = AnswerReading(extracted=found[-1], identity=found[-1]) if found else AnswerReading()
+    return AnswerScore(quality=quality, reading=reading)
 
 
 class ChunkEngine:

@@ -9,13 +9,18 @@ import numpy as np
 from hierrouter_jax.agent.networks import RouterNetConfig, init_router
 
 
-def random_params(config=None, *, context_dim=5, num_models=3, num_stages=2, seed=0, head_gain=1.0):
+def random_params(config=None, *, context_dim=5, num_models=3, num_stages=2, num_signals=0, seed=0, head_gain=1.0):
     """RouterParams with normal weights of variance 1 / inputs; `head_gain` makes its opinions strong."""
     config = RouterNetConfig(hidden_sizes=(11,), stage_embed_dim=5) if config is None else config
 
     def make():
         return init_router(
-            config, context_dim=context_dim, num_models=num_models, num_stages=num_stages, key=jax.random.key(0)
+            config,
+            context_dim=context_dim,
+            num_models=num_models,
+            num_stages=num_stages,
+            num_signals=num_signals,
+            key=jax.random.key(0),
         )
 
     rng = np.random.default_rng(seed)

@@ -8,7 +8,9 @@ import numpy as np
 from hierrouter_jax.routing.route_tree import RouteTree, count_nodes, node_parents, path_of_node
 
 
-def random_tree(seed=0, *, num_queries=7, num_models=3, num_stages=2, dim=5, num_tasks=2, share_missing=0.0):
+def random_tree(
+    seed=0, *, num_queries=7, num_models=3, num_stages=2, dim=5, num_tasks=2, share_missing=0.0, num_signals=0
+):
     """A tree of independent uniform numbers; `share_missing` of the nodes (and what hangs on them) is invalid."""
     rng = np.random.default_rng(seed)
     num_nodes = count_nodes(num_models, num_stages)
@@ -29,6 +31,7 @@ def random_tree(seed=0, *, num_queries=7, num_models=3, num_stages=2, dim=5, num
         step_cost=jnp.asarray(np.where(valid, step_cost, 0), jnp.float32),
         quality=jnp.asarray(np.where(valid, quality, 0), jnp.float32),
         valid=jnp.asarray(valid),
+        signals=jnp.asarray(rng.random((*shape, num_signals)), jnp.float32),
         task=jnp.asarray(rng.integers(num_tasks, size=num_queries), jnp.int32),
         num_models=num_models,
         num_stages=num_stages,
@@ -65,6 +68,7 @@ def context_dependent_tree(seed=0, *, num_queries=64, num_models=3, num_stages=2
         step_cost=jnp.asarray(step_cost, jnp.float32),
         quality=jnp.asarray(quality, jnp.float32),
         valid=jnp.ones((num_queries, num_nodes), bool),
+        signals=jnp.zeros((num_queries, num_nodes, 0)),
         task=jnp.asarray(kind, jnp.int32),
         num_models=num_models,
         num_stages=num_stages,

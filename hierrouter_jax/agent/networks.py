@@ -43,6 +43,7 @@ class RouterNetConfig:
     norm: Literal["none", "layer", "rms"] = "layer"  # after each hidden layer's matrix
     is_torso_shared: bool = False  # one torso for policy and value, or one each
     is_conditioned: bool = False  # the cost weight is an input, drawn anew in every training episode
+    reads_signals: bool = False  # signals of the responses (`routing/signals.py`) are inputs; the paper has none
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no network."""
@@ -66,6 +67,7 @@ class RouterParams:
 
     weights: PyTree  # nested dict of arrays
     graphdef: Any = static_field()
+    is_ensemble: bool = static_field(default=False)  # every leaf leads with [member]
 
 
 def init_router(
@@ -74,6 +76,7 @@ def init_router(
     context_dim: int,
     num_models: int,
     num_stages: int,
+    num_signals: int = 0,
     key: Key[Array, ""],
     default_cost_weight: float = 0.0,
 ) -> RouterParams:
@@ -81,15 +84,35 @@ def init_router(
 
     `default_cost_weight` is what a conditioned router takes where an observation shows none.
     """
-    sizes = {"context_dim": context_dim, "num_models": num_models, "num_stages": num_stages}
+    sizes = {
+        "context_dim": context_dim,
+        "num_models": num_models,
+        "num_stages": num_stages,
+        "num_signals": num_signals,
+    }
     net = RouterNet(config, **sizes, rngs=nnx.Rngs(params=key), default_cost_weight=default_cost_weight)
     graphdef, state = nnx.split(net)
     return RouterParams(weights=nnx.to_pure_dict(state), graphdef=graphdef)
 
 
+def ensemble(params: RouterParams) -> RouterParams:
+    """Return routers trained side by side (every leaf leads with [member], as `vmap` of a training leaves them) as one.
+
+    It acts by the mean of its members' probabilities, and its value is their mean value.
+    """
+    return params.replace(is_ensemble=True)  # type: ignore[attr-defined]
+
+
 def apply_router(params: RouterParams, observation: Observation) -> NetOutput:
     """Return logits and value of one observation (vmap for batches)."""
-    return nnx.merge(params.graphdef, params.weights)(observation)
+    if not params.is_ensemble:
+        return nnx.merge(params.graphdef, params.weights)(observation)
+    outputs = jax.vmap(lambda weights: nnx.merge(params.graphdef, weights)(observation))(params.weights)
+    legal = observation.legal[None]
+    log_probs = jax.nn.log_softmax(jnp.where(legal, outputs.logits, -jnp.inf), axis=1)
+    # log of the mean probability; illegal actions get a number that every user of logits masks.
+    mean = jax.nn.logsumexp(jnp.where(legal, log_probs, 0.0), axis=0) - math.log(log_probs.shape[0])
+    return NetOutput(logits=mean, value=outputs.value.mean())
 
 
 def is_conditioned(params: RouterParams) -> bool:
@@ -107,12 +130,14 @@ class RouterNet(nnx.Module):
         context_dim: int,
         num_models: int,
         num_stages: int,
+        num_signals: int = 0,
         rngs: nnx.Rngs,
         default_cost_weight: float = 0.0,
     ) -> None:
         """Initialise orthogonally: gain sqrt(2) inside, 0.01 at the policy head (a near-uniform start), 1 at value."""
         num_embeddings = 2 if config.is_conditioned else 1
-        input_dim = context_dim + num_embeddings * config.stage_embed_dim + _NUM_COST_FEATURES
+        self.num_signals = num_signals if config.reads_signals else 0
+        input_dim = context_dim + num_embeddings * config.stage_embed_dim + _NUM_COST_FEATURES + self.num_signals
         feature_dim = config.hidden_sizes[-1] if config.hidden_sizes else input_dim
         self.context_scale = math.sqrt(context_dim)
         self.stage_embedding = nnx.Embed(
@@ -140,6 +165,7 @@ class RouterNet(nnx.Module):
             # As a product, whose gradient is one as well: that of a look-up is added up entry by entry.
             stage @ self.stage_embedding.embedding[...],
             jnp.stack([observation.cum_cost, jnp.log1p(observation.cum_cost)]),
+            observation.signals[: self.num_signals],
         ]
         if hasattr(self, "cost_weight_embedding"):
             shown = observation.cost_weight

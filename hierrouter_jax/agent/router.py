@@ -19,6 +19,7 @@ from hierrouter_jax.routing.mdp import Observation, check_cost_weight, reset_all
 from hierrouter_jax.routing.rollout import Policy, Trajectory, rollout, routes_of
 from hierrouter_jax.routing.route_tree import RouteTree
 from hierrouter_jax.routing.scores import RouteBatch
+from hierrouter_jax.routing.signals import num_signals
 
 
 @array_struct
@@ -112,17 +113,29 @@ def next_action(
     stage: int,
     cum_cost: float,
     legal: Bool[ArrayLike, " action"],
+    *,
+    signals: Float[ArrayLike, " number"] | None = None,
 ) -> tuple[int, Float[np.ndarray, " action"]]:
     """Return the likeliest legal action (a model index, or STOP) and the probabilities of all actions.
 
-    A conditioned router is asked for the trade-off of `router.cost_weight`. Raises `DataError` when no action is
-    legal, `ConfigError` when the router has a cost weight and is not conditioned on it.
+    `signals` are those of the responses so far, as `routing.signals.route_signals` gives them; a router that reads
+    none needs none. A conditioned router is asked for the trade-off of `router.cost_weight`. Raises `DataError` when
+    no action is legal or signals are missing, `ConfigError` when the router has a cost weight and is not conditioned on
+    it.
     """
     _refuse_unread(router.params, router.cost_weight)
     if not np.any(legal):
         raise DataError("A router chooses among legal actions, but none is legal here; end the route instead.")
+    given = jnp.zeros(0) if signals is None else jnp.asarray(signals, jnp.float32)
+    wanted = num_signals(len(router.model_names), router.num_stages) if router.config.reads_signals else 0
+    if given.size < wanted:
+        raise DataError(
+            f"This router reads {wanted} signals of the responses so far, but {given.size} are given; measure "
+            "them, or train with network.reads_signals off."
+        )
     observation = Observation(
         context=jnp.asarray(context, jnp.float32),
+        signals=given,
         stage=jnp.asarray(stage, jnp.int32),
         cum_cost=jnp.asarray(cum_cost, jnp.float32),
         legal=jnp.asarray(legal, bool),

@@ -20,6 +20,7 @@ from hierrouter_jax.routing.route_tree import (
     cumulative_costs,
     node_of_path,
     path_of_node,
+    rows_of_tree,
     stage_slice,
 )
 from hierrouter_jax.routing.scores import RouteBatch
@@ -63,18 +64,53 @@ def best_single_routes(train_tree: RouteTree, tree: RouteTree, *, cost_weight: f
     return single_routes(tree, best_single_model(train_tree, tree, cost_weight=cost_weight))
 
 
-def best_fixed_path(train_tree: RouteTree, tree: RouteTree, *, cost_weight: float) -> tuple[int, ...]:
+def best_fixed_path(
+    train_tree: RouteTree, tree: RouteTree, *, cost_weight: float, num_hops: int | None = None
+) -> tuple[int, ...]:
     """Return the sequence of models with the highest mean utility on the train tree; the shortest of equals.
 
-    Only sequences that both trees hold for every query are compared; `DataError` when there is none.
+    `num_hops` asks for one of that length. Only sequences that both trees hold for every query are compared;
+    `DataError` when there is none.
     """
-    node = int(_mean_utilities(train_tree, tree, cost_weight).argmax())
-    return path_of_node(train_tree.num_models, node)
+    utilities = _mean_utilities(train_tree, tree, cost_weight)
+    if num_hops is not None:
+        if not 1 <= num_hops <= tree.num_stages:
+            raise DataError(f"A route of this tree asks 1 to {tree.num_stages} models, but {num_hops} are wanted.")
+        others = np.ones(tree.num_nodes, bool)
+        others[stage_slice(tree.num_models, num_hops)] = False
+        utilities = np.where(others, -np.inf, utilities)
+        if not np.isfinite(utilities).any():
+            raise DataError(f"No route of {num_hops} hops was collected for every query; collect one, or ask for less.")
+    return path_of_node(train_tree.num_models, int(utilities.argmax()))
 
 
-def best_fixed_routes(train_tree: RouteTree, tree: RouteTree, *, cost_weight: float) -> RouteBatch:
+def best_fixed_routes(
+    train_tree: RouteTree, tree: RouteTree, *, cost_weight: float, num_hops: int | None = None
+) -> RouteBatch:
     """Ask the best fixed sequence of models of the train tree on every query."""
-    return fixed_routes(tree, best_fixed_path(train_tree, tree, cost_weight=cost_weight))
+    return fixed_routes(tree, best_fixed_path(train_tree, tree, cost_weight=cost_weight, num_hops=num_hops))
+
+
+def best_task_routes(
+    train_tree: RouteTree, tree: RouteTree, *, cost_weight: float, num_hops: int | None = None
+) -> RouteBatch:
+    """Ask, on each query, the sequence of models that was best on the train queries of its task.
+
+    It is told the task, which a router must see from the question. Tasks without a train query get the best sequence
+    of all tasks. Raises `DataError` when the trees name other tasks, or as `best_fixed_path` does.
+    """
+    if train_tree.task_names != tree.task_names:
+        raise DataError(f"The trees must name the same tasks, but do {train_tree.task_names} and {tree.task_names}.")
+    actions = np.array(
+        best_fixed_routes(train_tree, tree, cost_weight=cost_weight, num_hops=num_hops).actions, np.int32
+    )
+    train_task, task = np.asarray(train_tree.task), np.asarray(tree.task)
+    for index in range(len(tree.task_names)):
+        learn, use = np.flatnonzero(train_task == index), np.flatnonzero(task == index)
+        if len(learn) and len(use):
+            own = rows_of_tree(train_tree, learn), rows_of_tree(tree, use)
+            actions[use] = best_fixed_routes(*own, cost_weight=cost_weight, num_hops=num_hops).actions
+    return RouteBatch(actions=jnp.asarray(actions))
 
 
 def _mean_utilities(train_tree: RouteTree, tree: RouteTree, cost_weight: float) -> Float[np.ndarray, " node"]:

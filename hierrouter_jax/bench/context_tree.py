@@ -39,6 +39,7 @@ def make_context_tree(
         step_cost=jnp.asarray(np.broadcast_to(hop_cost, shape), jnp.float32),
         quality=jnp.asarray(by_kind[kinds], jnp.float32),
         valid=jnp.ones(shape, bool),
+        signals=jnp.zeros((*shape, 0)),
         task=jnp.asarray(kinds, jnp.int32),
         num_models=num_models,
         num_stages=num_stages,

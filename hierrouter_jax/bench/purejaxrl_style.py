@@ -24,7 +24,8 @@ from hierrouter_jax.rl.losses import clipped_policy_loss, clipped_value_loss
 from hierrouter_jax.routing.mdp import RouterState, observe, reset, step
 from hierrouter_jax.routing.route_tree import RouteTree
 from hierrouter_jax.train.config import TrainConfig
-from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_optimizer
+from hierrouter_jax.train.make_train import init_train_state, input_sizes
+from hierrouter_jax.train.optimizer import make_optimizer
 from hierrouter_jax.train.ppo import normalise_advantages
 
 Carry = tuple[RouterParams, optax.OptState, RouterState, Key[Array, ""]]

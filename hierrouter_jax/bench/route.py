@@ -36,6 +36,7 @@ from hierrouter_jax.llm.batching import device_limits
 from hierrouter_jax.llm.engine import TextEngine
 from hierrouter_jax.llm.flax_engine import FlaxEngine
 from hierrouter_jax.llm.pool import load_pool
+from hierrouter_jax.routing.signals import route_signals
 from hierrouter_jax.tasks.task_row import TaskRow
 from hierrouter_jax.train.config import TrainConfig
 from hierrouter_jax.train.loop import load_router, train_run
@@ -189,7 +190,8 @@ def _time_decision(
 
 
 def _action(router: Router, context: Any, stage: int) -> int:
-    return next_action(router, context, stage, CUM_COST * stage, live_legal(router, stage))[0]
+    signals = route_signals([], num_models=len(router.model_names), num_stages=router.num_stages)
+    return next_action(router, context, stage, CUM_COST * stage, live_legal(router, stage), signals=signals)[0]
 
 
 def _queries(options: RouteBench, num_queries: int) -> tuple[list[TaskRow], str]:

@@ -39,7 +39,8 @@ from hierrouter_jax.routing.scores import score_routes
 from hierrouter_jax.routing.values import optimal_values
 from hierrouter_jax.train.answers import is_table_smaller
 from hierrouter_jax.train.config import TrainConfig
-from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment, make_optimizer
+from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment
+from hierrouter_jax.train.optimizer import make_optimizer
 from hierrouter_jax.train.ppo import make_update
 
 Peer = Literal["sb3", "sb3-gym", "purejaxrl-style"]

@@ -28,6 +28,7 @@ from hierrouter_jax.llm.flax_engine import FlaxEngine
 from hierrouter_jax.llm.token_counts import TokenCounts
 from hierrouter_jax.store.response_store import ResponseStore
 from hierrouter_jax.tasks.rows import SplitConfig, load_splits
+from hierrouter_jax.tasks.scoring import AnswerScore
 from hierrouter_jax.tasks.task_row import TaskRow
 
 ENCODER = HashingEncoder(8)  # nothing is learned from the tree
@@ -65,14 +66,6 @@ class TreeRun:
         return digest([[one.key for one in stage] for stage in self.stages])
 
 
-@dataclass(frozen=True, kw_only=True)
-class _NoScore:
-    """Scoring is not measured, so nothing is scored."""
-
-    quality: float = 0.0
-    is_parsed: bool = False
-
-
 def rows_folder(given: Path | None) -> Path | None:
     """Return the folder of benchmark rows: the one given, else that of the environment variable, else None."""
     stated = os.environ.get(ROWS_VARIABLE)
@@ -108,7 +101,7 @@ def collect_run(
                 store,
                 num_stages=num_stages,
                 encoder=ENCODER,
-                scorer=lambda row, text: _NoScore(),
+                scorer=lambda row, text: AnswerScore(quality=0.0),  # scoring is not measured
                 scorer_version="none",
             )
         cpu_s = time.process_time() - cpu_s

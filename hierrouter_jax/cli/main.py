@@ -32,6 +32,7 @@ COMMANDS = {
     "quickstart": "packaged real tree -> train -> evaluate -> report, then three questions answered live",
     "pool": "list the models of a pool, pull their weights, check them with a short generation",
     "collect": "tasks x pool -> response store and tree file; goes on where it was stopped",
+    "outcomes": "recorded outcomes of your own models (JSONL) -> tree file, to train and evaluate on",
     "store": "merge the response stores of several hosts, count what a store holds",
     "train": "tree -> run directory with a trained router; --resume goes on",
     "sweep": "every cost weight x seeds, trained as one program -> Pareto front, picture and table",
@@ -40,7 +41,7 @@ COMMANDS = {
     "report": "runs -> one self-contained page with figures",
     "bench": "throughput and latency, each beside a named peer in the same run",
 }
-COMPILING = frozenset({"quickstart", "pool", "collect", "train", "sweep", "evaluate", "route", "bench"})
+COMPILING = frozenset({"quickstart", "pool", "collect", "outcomes", "train", "sweep", "evaluate", "route", "bench"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,8 +9,8 @@ import numpy as np
 
 from hierrouter_jax.collect.frontier import Frontier
 from hierrouter_jax.collect.hop_prompts import context_text
-from hierrouter_jax.collect.outcomes import NodeOutcomes, row_id_hash
-from hierrouter_jax.collect.score_responses import PlainScore
+from hierrouter_jax.collect.outcomes import EXAMPLE_CODES, NO_ANSWER, NodeOutcomes, row_id_hash
+from hierrouter_jax.collect.score_responses import StoredScore
 from hierrouter_jax.core.text import Response
 from hierrouter_jax.routing.route_tree import ROOT, count_nodes
 
@@ -41,7 +41,7 @@ def build_outcomes(
     *,
     texts: Mapping[tuple[int, int], str],
     embeddings: Mapping[str, np.ndarray],
-    scores: Mapping[tuple[str, str], PlainScore],
+    scores: Mapping[tuple[str, str], StoredScore],
     task_names: Sequence[str],
 ) -> NodeOutcomes:
     """Return the arrays of `queries`, in their order. Equal texts share a context row."""
@@ -55,6 +55,8 @@ def build_outcomes(
         "is_parsed": "bool",
         "is_truncated": "bool",
         "mean_logprob": "float32",
+        "answer_id": "int32",
+        "passes_examples": "int8",
     }
     nodes = {name: np.zeros(shape, dtype) for name, dtype in dtypes.items()}
     row_of_text: dict[str, int] = {}
@@ -63,11 +65,14 @@ def build_outcomes(
         root_row = row_of_text.setdefault(texts[query_index, ROOT], len(row_of_text))
         nodes["valid"][position, ROOT] = True
         nodes["context_row"][position, ROOT] = root_row
+        id_of_answer: dict[str, int] = {"": NO_ANSWER}
         for node in sorted(frontier.keys[query_index]):
             text = texts.get((query_index, node))
             context_row = root_row if text is None else row_of_text.setdefault(text, len(row_of_text))
             response = frontier.response(query_index, node)
-            _fill_node(nodes, (position, node), response, scores[row.id, response.text])
+            score = scores[row.id, response.text]
+            _fill_node(nodes, (position, node), response, score)
+            nodes["answer_id"][position, node] = id_of_answer.setdefault(score.answer, len(id_of_answer))
             nodes["context_row"][position, node] = context_row
             nodes["mean_logprob"][position, node] = response_confidence(
                 response, frontier.ranked_options(query_index, node)
@@ -96,9 +101,10 @@ def count_tasks(rows: Sequence[object]) -> dict[str, int]:
     return dict(Counter(row.task for row in rows))  # type: ignore[attr-defined]
 
 
-def _fill_node(nodes: Mapping[str, np.ndarray], at: tuple[int, int], response: Response, score: PlainScore) -> None:
+def _fill_node(nodes: Mapping[str, np.ndarray], at: tuple[int, int], response: Response, score: StoredScore) -> None:
     nodes["valid"][at] = True
     nodes["num_prompt_tokens"][at] = response.num_prompt_tokens
     nodes["num_new_tokens"][at] = response.num_new_tokens
-    nodes["quality"][at], nodes["is_parsed"][at] = score
+    nodes["quality"][at], nodes["is_parsed"][at] = score.quality, score.is_parsed
+    nodes["passes_examples"][at] = EXAMPLE_CODES[score.passes_examples]
     nodes["is_truncated"][at] = response.finish_reason == "length"

@@ -20,7 +20,7 @@ from hierrouter_jax.collect.collection_report import CollectionReport, LiveCount
 from hierrouter_jax.collect.frontier import Frontier
 from hierrouter_jax.collect.hop_prompts import hop_request
 from hierrouter_jax.collect.outcomes import NodeOutcomes, row_ids_digest
-from hierrouter_jax.collect.score_responses import PlainScore, Scorer, missing_scores, score_missing, version_of
+from hierrouter_jax.collect.score_responses import Scorer, StoredScore, missing_scores, score_missing, version_of
 from hierrouter_jax.collect.tree_file import TreeFile, make_tree_file
 from hierrouter_jax.collect.tree_manifest import TreeManifest, created_by
 from hierrouter_jax.core.errors import DataError, raise_all
@@ -172,7 +172,7 @@ def _fill_stage(
 
 def _score(
     run: LiveCounts, frontier: Frontier, store: ResponseStore, scorer: Scorer, scorer_version: str
-) -> dict[tuple[str, str], PlainScore]:
+) -> dict[tuple[str, str], StoredScore]:
     """Return the score of every response at hand, by (row id, text)."""
     answers = (
         (row, frontier.responses[key].text)
@@ -189,7 +189,7 @@ def _encode_and_build(
     run: LiveCounts,
     frontier: Frontier,
     queries: Mapping[str, Sequence[int]],
-    scores: Mapping[tuple[str, str], PlainScore],
+    scores: Mapping[tuple[str, str], StoredScore],
     encoder: TextEncoder,
     with_last_stage: bool,
 ) -> dict[str, NodeOutcomes]:

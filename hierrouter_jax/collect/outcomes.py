@@ -20,6 +20,7 @@ from hierrouter_jax.core.structs import array_struct
 from hierrouter_jax.core.text import ModelCard
 from hierrouter_jax.costs import CostModel, normalised_costs, normaliser
 from hierrouter_jax.routing.route_tree import RouteTree, count_nodes
+from hierrouter_jax.routing.signals import response_signals, tree_agreement, tree_signals
 
 FIELD_DTYPES: dict[str, str] = {
     "context_row": "int32",
@@ -31,9 +32,14 @@ FIELD_DTYPES: dict[str, str] = {
     "is_parsed": "bool",
     "is_truncated": "bool",
     "mean_logprob": "float32",
+    "answer_id": "int32",
+    "passes_examples": "int8",
     "task": "int32",
     "row_id_hash": "uint64",
 }
+
+NO_ANSWER = 0  # the answer id where no answer could be read
+EXAMPLE_CODES = {None: 0, False: -1, True: 1}  # of the question's own examples; None: it shows none, or nothing ran
 
 
 @array_struct
@@ -54,6 +60,8 @@ class NodeOutcomes:
     is_parsed: Bool[np.ndarray, "query node"]  # an answer could be read from the response
     is_truncated: Bool[np.ndarray, "query node"]  # the response ended for want of budget
     mean_logprob: Float[np.ndarray, "query node"]
+    answer_id: Int[np.ndarray, "query node"]  # equal for equal answers to a query; NO_ANSWER where none could be read
+    passes_examples: Int[np.ndarray, "query node"]  # one of EXAMPLE_CODES
     task: Int[np.ndarray, " query"]
     row_id_hash: UInt64[np.ndarray, " query"]  # identifies the benchmark row without naming it
 
@@ -101,12 +109,29 @@ def route_tree_of(
         step_cost=jnp.asarray(step_cost, jnp.float32),
         quality=jnp.asarray(outcomes.quality, jnp.float32),
         valid=jnp.asarray(outcomes.valid),
+        signals=jnp.asarray(signals_of(outcomes, num_models=len(cards), num_stages=num_stages)),
         task=jnp.asarray(outcomes.task, jnp.int32),
         num_models=len(cards),
         num_stages=num_stages,
         model_names=tuple(card.name for card in cards),
         task_names=task_names,
     )
+
+
+def signals_of(outcomes: NodeOutcomes, *, num_models: int, num_stages: int) -> Float[np.ndarray, "query node number"]:
+    """Return what a route can measure of its responses at every node (see `routing/signals.py`); 0 at invalid nodes."""
+    shape = outcomes.valid.shape
+    own = response_signals(
+        mean_logprob=outcomes.mean_logprob,
+        is_parsed=outcomes.is_parsed,
+        is_truncated=outcomes.is_truncated,
+        num_new_tokens=outcomes.num_new_tokens,
+        agreement=tree_agreement(outcomes.answer_id, num_models=num_models, num_stages=num_stages),
+        passes_examples=outcomes.passes_examples,
+        model_index=np.broadcast_to(node_models(num_models, num_stages), shape),
+        num_models=num_models,
+    )
+    return tree_signals(own * outcomes.valid[:, :, None], num_models=num_models, num_stages=num_stages)
 
 
 def row_id_hash(row_id: str) -> int:

@@ -10,36 +10,31 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import hierrouter_jax.tasks
-from hierrouter_jax.core.configs import digest
+from hierrouter_jax.core.configs import digest, from_json_dict
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.progress import Advance
 from hierrouter_jax.store.request_keys import score_key
 from hierrouter_jax.store.response_store import ResponseStore
-from hierrouter_jax.tasks.scoring import score_answer
+from hierrouter_jax.tasks.scoring import AnswerScore, score_answer
 from hierrouter_jax.tasks.task_row import TaskRow
 
 
-@runtime_checkable
-class Score(Protocol):
-    """What a scorer says of a response: quality in [0, 1], and whether an answer could be read from it."""
+@dataclass(frozen=True, kw_only=True)
+class StoredScore:
+    """What is kept of an `AnswerScore`. `answer` is a digest of the answer's identity, "" where none was found."""
 
-    @property
-    def quality(self) -> float:
-        """Quality in [0, 1]."""
-        ...
-
-    @property
-    def is_parsed(self) -> bool:
-        """Whether an answer was found."""
-        ...
+    quality: float
+    is_parsed: bool
+    answer: str = ""
+    passes_examples: bool | None = None
 
 
-Scorer = Callable[[TaskRow, str], Score]
-PlainScore = tuple[float, bool]  # quality, is_parsed
+Scorer = Callable[[TaskRow, str], AnswerScore]
 COMMIT_INTERVAL_S = 1.0
 
 
@@ -63,12 +58,12 @@ def version_of(scorer: Scorer, scorer_version: str | None) -> str:
 
 def missing_scores(
     store: ResponseStore, answers: Iterable[tuple[TaskRow, str]], *, scorer_version: str
-) -> tuple[dict[tuple[str, str], PlainScore], dict[str, tuple[TaskRow, str]]]:
+) -> tuple[dict[tuple[str, str], StoredScore], dict[str, tuple[TaskRow, str]]]:
     """Return the stored scores by (row id, text), and what is not stored by score key."""
     by_key = {score_key(row, text, scorer_version=scorer_version): (row, text) for row, text in answers}
     stored = store.get_scores(by_key)
     known = {
-        (row.id, text): (float(stored[key]["quality"]), bool(stored[key]["is_parsed"]))
+        (row.id, text): from_json_dict(StoredScore, stored[key], what=f"score {key[:12]}")
         for key, (row, text) in by_key.items()
         if key in stored
     }
@@ -77,22 +72,22 @@ def missing_scores(
 
 def score_missing(
     store: ResponseStore, missing: Mapping[str, tuple[TaskRow, str]], scorer: Scorer, *, advance: Advance
-) -> dict[tuple[str, str], PlainScore]:
+) -> dict[tuple[str, str], StoredScore]:
     """Score and commit answers by score key; return the scores by (row id, text).
 
     What is finished when the run is interrupted is committed too; a kill loses at most the last second's scores.
     """
-    scores: dict[tuple[str, str], PlainScore] = {}
-    pending: dict[str, dict[str, float | bool]] = {}
+    scores: dict[tuple[str, str], StoredScore] = {}
+    pending: dict[str, dict[str, Any]] = {}
     committed_s = time.monotonic()
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
     try:
         key_of = {pool.submit(scorer, *answer): key for key, answer in missing.items()}
         for future in as_completed(key_of):
-            key, (quality, is_parsed) = key_of[future], _plain(future.result())
+            key, score = key_of[future], _stored(future.result())
             row, text = missing[key]
-            scores[row.id, text] = quality, is_parsed
-            pending[key] = {"quality": quality, "is_parsed": is_parsed}
+            scores[row.id, text] = score
+            pending[key] = asdict(score)
             advance(1)
             if time.monotonic() - committed_s > COMMIT_INTERVAL_S:
                 store.put_scores(pending)
@@ -103,5 +98,11 @@ def score_missing(
     return scores
 
 
-def _plain(score: Score) -> PlainScore:
-    return float(score.quality), bool(score.is_parsed)
+def _stored(score: AnswerScore) -> StoredScore:
+    reading = score.reading
+    return StoredScore(
+        quality=float(score.quality),
+        is_parsed=score.is_parsed,
+        answer="" if reading.identity is None else digest(reading.identity)[:16],
+        passes_examples=reading.passes_examples,
+    )

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from hierrouter_jax.core.errors import DataError, raise_all
 from hierrouter_jax.core.text import ModelCard, pool_digest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "validation", "test")
 
 

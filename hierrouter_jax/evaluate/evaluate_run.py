@@ -31,7 +31,8 @@ class EvaluationConfig:
     """How an evaluation is done. The random baseline and the intervals have seeds of their own."""
 
     split: Split = "test"
-    """Which queries are scored. The best single model is always chosen on the train split."""
+    """Which queries are scored. What baselines learn they learn on train, what they choose on validation; validation
+    itself is scored with choices made on train."""
     random_seed: int = 0
     """Seed of the random baseline; below 2**32."""
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
@@ -76,7 +77,12 @@ def evaluate_tree(
     config = EvaluationConfig() if config is None else config
     tree = split_of(tree_file, config.split)
     baselines = baseline_routes(
-        tree_file.train, tree, cost_weight=cost_weight, key=jax.random.key(config.random_seed), allow_stop=allow_stop
+        tree_file.train,
+        tree,
+        cost_weight=cost_weight,
+        key=jax.random.key(config.random_seed),
+        allow_stop=allow_stop,
+        validation=None if config.split == "validation" else tree_file.validation,
     )
     clashing = sorted(set(routers or {}) & set(baselines))
     if clashing:

@@ -1,9 +1,9 @@
 """Live routing: the routing MDP of the tree, walked with the pool answering.
 
 At each stage the router sees what it saw in training (the embedding of query ++ responses, the stage, the cumulative
-cost in the tree's unit) and takes its likeliest legal action. A model is legal when its prompt fits its window; STOP
-is legal after the first hop, where the router allows it, and when no model is legal. On rows of a tree, with the
-same engine, encoder and terms, this takes the tree's own greedy routes.
+cost in the tree's unit, and the signals of the responses where it reads them) and takes its likeliest legal action. A
+model is legal when its prompt fits its window; STOP is legal after the first hop, where the router allows it, and when
+no model is legal. On rows of a tree, with the same engine, encoder and terms, this takes the tree's own greedy routes.
 
 All queries advance stage by stage together, so that each model answers them in one batch.
 """
@@ -22,8 +22,10 @@ from hierrouter_jax.core.errors import ConfigError, PromptTooLongError, raise_al
 from hierrouter_jax.core.text import GenerationRequest, Response, is_unicode
 from hierrouter_jax.costs import hop_cost
 from hierrouter_jax.encoder.text_encoder import TextEncoder
+from hierrouter_jax.evaluate.live_signals import MeasuredResponse, measure_response
 from hierrouter_jax.evaluate.origins import HopTerms, require_router_fits
 from hierrouter_jax.llm.engine import TextEngine
+from hierrouter_jax.routing.signals import route_signals
 from hierrouter_jax.store.response_store import ResponseStore
 from hierrouter_jax.tasks.prompts import shown_answer
 from hierrouter_jax.tasks.task_row import TaskRow
@@ -64,6 +66,7 @@ def route(
     walks = [_Walk(row=as_row(query)) for query in queries]
     for stage in range(router.num_stages):
         _look_ahead(engine, walks, stage, terms)
+        _measure(router, engine, walks)
         _decide(router, encoder, walks, stage)
         asked = [(walk, walk.pending) for walk in walks if walk.pending is not None]
         responses = _answers(engine, store, [request for _, request in asked])
@@ -102,6 +105,8 @@ class _Walk:
     is_done: bool = False
     choices: list[GenerationRequest | None] = field(default_factory=list)  # by model; None where it does not fit
     pending: GenerationRequest | None = None
+    unmeasured: tuple[GenerationRequest, Response] | None = None  # the last hop
+    measured: list[MeasuredResponse] = field(default_factory=list)
 
     def take(self, engine: TextEngine, request: GenerationRequest, response: Response, terms: HopTerms) -> None:
         """Go one hop further."""
@@ -114,6 +119,7 @@ class _Walk:
         self.texts.append(response.text)
         self.route.append(request.model)
         self.pending = None
+        self.unmeasured = (request, response)
 
     def result(self) -> RouteResult:
         """Return what came of it."""
@@ -157,6 +163,21 @@ def _fitting(
     return request
 
 
+def _measure(router: Router, engine: TextEngine, walks: Sequence[_Walk]) -> None:
+    """Measure the last response of every query that goes on, for a router that reads signals."""
+    names = [card.name for card in engine.cards]
+    for walk in walks:
+        if not router.config.reads_signals or walk.is_done or walk.unmeasured is None:
+            continue
+        request, response = walk.unmeasured
+        model_index = names.index(request.model)
+        measured = measure_response(
+            walk.row, request, response, model_index=model_index, num_models=len(names), earlier=walk.measured
+        )
+        walk.measured.append(measured)
+        walk.unmeasured = None
+
+
 def _decide(router: Router, encoder: TextEncoder, walks: Sequence[_Walk], stage: int) -> None:
     """Let the router choose for every query that goes on."""
     active = [walk for walk in walks if not walk.is_done]
@@ -166,7 +187,10 @@ def _decide(router: Router, encoder: TextEncoder, walks: Sequence[_Walk], stage:
     names = (*router.model_names, STOP_NAME)
     for walk, context in zip(active, contexts, strict=True):
         fits = np.array([request is not None for request in walk.choices] + [True])
-        action, probabilities = next_action(router, context, stage, walk.cost, live_legal(router, stage) & fits)
+        newest_first = [one.signals for one in reversed(walk.measured)]
+        signals = route_signals(newest_first, num_models=len(router.model_names), num_stages=router.num_stages)
+        legal = live_legal(router, stage) & fits
+        action, probabilities = next_action(router, context, stage, walk.cost, legal, signals=signals)
         walk.probabilities.append(dict(zip(names, map(float, probabilities), strict=True)))
         walk.is_done = action == len(router.model_names)
         walk.pending = None if walk.is_done else walk.choices[action]

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from hierrouter_jax.evaluate.pareto import pareto_mask
 from hierrouter_jax.evaluate.results import Comparison, SystemResult
 from hierrouter_jax.report.labels import PointLabel, place_labels, segment_pixels
-from hierrouter_jax.report.tables import is_router, shown_name
+from hierrouter_jax.report.tables import is_oracle, is_router, shown_name
 from hierrouter_jax.report.themes import LIGHT, Theme, make_axes, readable, set_words
 
 
@@ -47,7 +47,7 @@ def quality_cost_figure(comparison: Comparison, *, theme: Theme = LIGHT) -> Figu
     points = _distinct_points(comparison)
     for point in points:
         _draw_point(axes, point.system, system_mark(point.name, comparison, theme))
-    corners = _front_corners([point.system for point in points if point.name != "oracle"])
+    corners = _front_corners([point.system for point in points if not is_oracle(point.name)])
     axes.plot(*zip(*corners, strict=True), color=theme.muted, linewidth=1.2, linestyle=(0, (4, 3)), zorder=2)
     set_words(
         axes,
@@ -69,7 +69,7 @@ def system_mark(name: str, comparison: Comparison, theme: Theme) -> Mark:
     """Return a system's mark: routers are stars, models are circles in their own hue, the rest are grey."""
     if is_router(name):
         return Mark(marker="*", colour=theme.router, size=17.0, order=6)
-    if name == "oracle":
+    if is_oracle(name):
         return Mark(marker="D", colour=theme.oracle, size=7.0, order=3)
     model = name.removeprefix("single/")
     if name.startswith("single/") and model in comparison.model_names:

@@ -20,7 +20,16 @@ from rich.text import Text
 
 from hierrouter_jax.evaluate.results import Comparison, Difference, Interval, SystemResult, TaskResult
 
-SHOWN_NAMES = {"best_single": "best single", "best_fixed_route": "best fixed route"}
+SHOWN_NAMES = {
+    "best_single": "best single",
+    "best_fixed_route": "best fixed route",
+    "task_best_single": "best single, task told",
+    "task_best_route": "best route, task told",
+    "knn": "kNN",
+    "knn_multi_hop": "kNN, multi-hop",
+    "one_shot": "one-shot classifier",
+    "scorer_cascade": "scorer cascade",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +62,15 @@ def task_cost_table(comparison: Comparison) -> Table:
 
 def shown_name(name: str) -> str:
     """Return a system's name for readers."""
+    if name.startswith("oracle/"):
+        num_stages = name.removeprefix("oracle/")
+        return f"oracle of {num_stages} stage" + ("" if num_stages == "1" else "s")
     return SHOWN_NAMES.get(name, name.removeprefix("single/"))
+
+
+def is_oracle(name: str) -> bool:
+    """Return whether a system chooses with the answers at hand: a bound, and no competitor."""
+    return name == "oracle" or name.startswith("oracle/")
 
 
 def is_router(name: str) -> bool:

@@ -54,6 +54,7 @@ def observe_decision_states(tree: RouteTree, *, allow_stop: bool = True) -> Obse
     states = jax.tree.map(lambda leaf: leaf.reshape(-1), states)
     return Observation(
         context=context_at(tree, states.query_index, states.node),
+        signals=tree.signals[states.query_index, states.node],
         stage=states.stage,
         cum_cost=states.cum_cost,
         legal=jax.vmap(lambda state: legal_actions(tree, state, allow_stop=allow_stop))(states),

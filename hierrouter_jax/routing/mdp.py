@@ -43,6 +43,7 @@ class Observation:
     """What a router may base its choice on."""
 
     context: Float[Array, " dim"]
+    signals: Float[Array, " number"]
     stage: Int[Array, ""]
     cum_cost: Float[Array, ""]
     legal: Bool[Array, " action"]  # model indices, then STOP; never all False
@@ -86,6 +87,7 @@ def observe(
     """Return what the router sees in `state`; the cost weight only where it is given."""
     return Observation(
         context=context_at(tree, state.query_index, state.node),
+        signals=tree.signals[state.query_index, state.node],
         stage=state.stage,
         cum_cost=state.cum_cost,
         legal=legal_actions(tree, state, allow_stop=allow_stop),

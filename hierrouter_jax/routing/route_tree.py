@@ -10,17 +10,21 @@ Costs are normalised (1 = the dearest model answering the mean query once), qual
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from hierrouter_jax.core.errors import DataError, raise_all
 from hierrouter_jax.core.structs import array_struct, static_field
 
 ROOT = 0
+# The arrays of a RouteTree that are led by `query`.
+QUERY_FIELDS = ("context_row", "step_cost", "quality", "valid", "signals", "task")
 
 
 @array_struct
@@ -32,6 +36,7 @@ class RouteTree:
     step_cost: Float[Array, "query node"]  # cost of the hop that led here; 0 at the root
     quality: Float[Array, "query node"]  # score of stopping here; 0 at the root
     valid: Bool[Array, "query node"]  # False where the node was not generated
+    signals: Float[Array, "query node number"]  # what can be measured of the responses so far; may have no numbers
     task: Int[Array, " query"]  # index into `task_names`
     num_models: int = static_field()
     num_stages: int = static_field()
@@ -112,6 +117,25 @@ def cumulative_costs(tree: RouteTree) -> Float[Array, "query node"]:
     return jnp.concatenate(costs, axis=1)
 
 
+def rows_of_tree(tree: RouteTree, queries: Int[ArrayLike, " row"]) -> RouteTree:
+    """Return the trees of some queries, in that order, a query perhaps twice; contexts stay where they are."""
+    queries = jnp.asarray(queries)
+    arrays: dict[str, Any] = {name: getattr(tree, name)[queries] for name in QUERY_FIELDS}
+    return dataclasses.replace(tree, **arrays)
+
+
+def first_stages(tree: RouteTree, num_stages: int) -> RouteTree:
+    """Return the tree of the first stages alone, whose routes are shorter; signals beyond need are kept.
+
+    Raises `DataError` unless it has that many stages.
+    """
+    if not 1 <= num_stages <= tree.num_stages:
+        raise DataError(f"The tree has 1 to {tree.num_stages} stages to keep, but {num_stages} are wanted.")
+    kept = slice(0, count_nodes(tree.num_models, num_stages))
+    arrays: dict[str, Any] = {name: getattr(tree, name)[:, kept] for name in QUERY_FIELDS if name != "task"}
+    return dataclasses.replace(tree, num_stages=num_stages, **arrays)
+
+
 def check_tree(tree: RouteTree, *, what: str = "route tree") -> None:
     """Raise one `DataError` listing everything that makes the tree unusable. Runs on the host, on concrete arrays."""
     raise_all(DataError, f"{what} is not a route tree:", _shape_problems(tree) or _value_problems(tree))
@@ -145,6 +169,8 @@ def _shape_problems(tree: RouteTree) -> list[str]:
         shape = getattr(tree, name).shape
         if shape != expected:
             problems.append(f"{name} must have shape {expected} (query, node), but has {shape}")
+    if tree.signals.shape[:-1] != expected:
+        problems.append(f"signals must lead with {expected} (query, node), but has shape {tree.signals.shape}")
     return problems
 
 
@@ -159,6 +185,7 @@ def _value_problems(tree: RouteTree) -> list[str]:
     first_stage = valid[:, stage_slice(tree.num_models, 1)]
     findings = {
         "context must be finite": ~np.isfinite(np.asarray(tree.context)),
+        "signals must be finite": ~np.isfinite(np.asarray(tree.signals)),
         "step_cost must be finite": ~np.isfinite(step_cost),
         "step_cost must not be negative": step_cost < 0,
         "step_cost must be 0 at the root": step_cost[:, :1] != 0,

@@ -1,4 +1,4 @@
-"""Exact optimum of the routing MDP by backward induction over the tree.
+"""Exact optimum of the routing MDP by backward induction over the tree, and the exact values of a policy.
 
 V(n) = max( quality(n) if stopping is allowed at n, max_a [ V(child(n, a)) - cost_weight * delta(child(n, a)) ] ),
 over valid children; V(n) = quality(n) where none remains. V(n) is what a route that stands at n can still earn, so
@@ -14,8 +14,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from hierrouter_jax.core.structs import array_struct
 from hierrouter_jax.routing.route_tree import ROOT, RouteTree, stage_slice
 from hierrouter_jax.routing.scores import RouteBatch
+
+
+@array_struct
+class PolicyValues:
+    """What a policy earns from every decision node on, and how likely its routes pass there."""
+
+    value: Float[Array, "query decision"]
+    action_value: Float[Array, "query decision action"]  # at illegal actions the numbers mean nothing
+    reach: Float[Array, "query decision"]
 
 
 @partial(jax.jit, static_argnames="allow_stop")
@@ -48,6 +58,42 @@ def optimal_routes(tree: RouteTree, *, cost_weight: Float[ArrayLike, ""], allow_
         node = jnp.where(is_ended, node, node * tree.num_models + 1 + action)
         actions.append(action)
     return RouteBatch(actions=jnp.stack(actions, axis=1))
+
+
+def policy_values(
+    tree: RouteTree,
+    probabilities: Float[Array, "query decision action"],
+    *,
+    cost_weight: Float[ArrayLike, ""] | Float[Array, " query"],
+) -> PolicyValues:
+    """Return what a policy earns, exactly, at one cost weight or one a query; `decision` counts the first L stages.
+
+    V(n) = sum_a p(a|n) Q(n, a); Q(n, STOP) = quality(n), Q(n, a) = V(child) - cost_weight * delta(child). The
+    probabilities must be 0 where an action is illegal. Differentiable in them: the gradient of V at the root is the
+    policy gradient, without sampling.
+    """
+    num_models = tree.num_models
+    price = jnp.reshape(jnp.asarray(cost_weight), (-1, 1))
+    below = tree.quality[:, stage_slice(num_models, tree.num_stages)]
+    values: list[Array] = []
+    action_values: list[Array] = []
+    reach = [jnp.ones((tree.num_queries, 1))]
+    for stage in reversed(range(tree.num_stages)):
+        here, children = stage_slice(num_models, stage), stage_slice(num_models, stage + 1)
+        ask = below - price * tree.step_cost[:, children]
+        ask = ask.reshape(tree.num_queries, num_models**stage, num_models)
+        of_action = jnp.concatenate([ask, tree.quality[:, here, None]], axis=2)
+        below = jnp.sum(probabilities[:, here] * of_action, axis=2)
+        values.insert(0, below)
+        action_values.insert(0, of_action)
+    for stage in range(tree.num_stages - 1):
+        asks = probabilities[:, stage_slice(num_models, stage), :-1]
+        reach.append((reach[-1][..., None] * asks).reshape(tree.num_queries, -1))
+    return PolicyValues(
+        value=jnp.concatenate(values, axis=1),
+        action_value=jnp.concatenate(action_values, axis=1),
+        reach=jnp.concatenate(reach, axis=1),
+    )
 
 
 def _backward_induction(

@@ -15,7 +15,7 @@ from hierrouter_jax.core.configs import digest
 from hierrouter_jax.core.text import EncodedRequest
 
 REQUEST_FORMAT = 1  # raise it when engines come to answer the same request otherwise, e.g. rank options by another rule
-SCORE_FORMAT = 1
+SCORE_FORMAT = 2  # raise it when other things are kept of a score
 
 
 def request_key(request: EncodedRequest) -> str:

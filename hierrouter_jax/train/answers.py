@@ -42,6 +42,7 @@ def answer_decisions(
         return NetOutput(logits=answers[:, :-1], value=answers[:, -1])
     observation = Observation(
         context=context_at(tree, state.query_index, state.node),
+        signals=tree.signals[state.query_index, state.node],
         stage=state.stage,
         cum_cost=state.cum_cost,
         legal=legal,

@@ -46,6 +46,8 @@ class PPOConfig:
     """Lambda of generalised advantage estimation (arXiv:1506.02438)."""
     max_grad_norm: float = 0.5
     """Global norm the gradient is clipped to."""
+    weight_decay: float = 0.0
+    """Decoupled decay of the weights, times the learning rate, at every step (AdamW)."""
 
     def __post_init__(self) -> None:
         """Refuse values outside the meaning of each field, all at once."""
@@ -54,7 +56,7 @@ class PPOConfig:
             *_out_of_range(
                 self, ("learning_rate", "adam_epsilon", "clip_epsilon", "max_grad_norm"), low=0, is_open=True
             ),
-            *_out_of_range(self, ("value_coefficient", "entropy_coefficient"), low=0),
+            *_out_of_range(self, ("value_coefficient", "entropy_coefficient", "weight_decay"), low=0),
             *_out_of_range(self, ("discount", "gae_lambda"), low=0, high=1.0),
         ]
         if self.value_clip_epsilon is not None:
@@ -84,8 +86,10 @@ class TrainConfig:
     """Updates between two checkpoints."""
     num_checkpoints_kept: int = 3
     """Older checkpoints are deleted. At least 2: the one before must outlive the writing of the newest."""
+    learner: Literal["ppo", "exact"] = "ppo"
+    """What an update knows: `ppo` the action that an episode took, `exact` what the tree says of every action."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
-    """The learner."""
+    """The learner's numbers; `exact` uses those that have a meaning for it, clipping and GAE have none."""
     network: RouterNetConfig = field(default_factory=RouterNetConfig)
     """The policy and value network."""
 

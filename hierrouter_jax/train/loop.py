@@ -46,7 +46,8 @@ from hierrouter_jax.train.distributed import (
     together,
     waiting_for_others,
 )
-from hierrouter_jax.train.make_train import init_train_state, make_environment, make_optimizer
+from hierrouter_jax.train.learners import make_learner
+from hierrouter_jax.train.make_train import init_train_state, make_environment
 from hierrouter_jax.train.metrics_log import MetricsLog, SilentLog
 from hierrouter_jax.train.parallel import (
     AXIS_NAME,
@@ -65,7 +66,7 @@ from hierrouter_jax.train.parallel import (
     shard_rows,
     unreplicate,
 )
-from hierrouter_jax.train.ppo import UpdateFn, make_update
+from hierrouter_jax.train.ppo import UpdateFn
 from hierrouter_jax.train.run_record import CHECKPOINTS_NAME, RunRecord, make_record, open_run_dir, read_record
 from hierrouter_jax.train.state import Environment, Params, TrainState, UpdateMetrics, count_of
 
@@ -286,7 +287,7 @@ def _program_digest(record: RunRecord, placement: _Placement, *, resume: bool) -
 @lru_cache(maxsize=8)
 def _block_program(config: TrainConfig, placement: _Placement) -> Callable[..., tuple[TrainState, UpdateMetrics]]:
     """Return the program that trains; kept, so that a second run of a config in one process compiles nothing."""
-    update = make_update(make_optimizer(config), config.ppo, allow_stop=config.allow_stop, axis_name=AXIS_NAME)
+    update = make_learner(config, axis_name=AXIS_NAME)
     block = make_update_block(update, MAX_UPDATES_PER_VISIT)
     specs: tuple[Any, ...] = ()
     if placement.is_tree_sharded:
@@ -351,7 +352,11 @@ def _initial_state(record: RunRecord, run_dir: Path | None) -> TrainState:
 
 
 def _fresh_state(record: RunRecord, *, key: Any) -> TrainState:
-    sizes = {"num_models": len(record.model_names), "num_stages": record.num_stages}
+    sizes = {
+        "num_models": len(record.model_names),
+        "num_stages": record.num_stages,
+        "num_signals": record.num_signals,
+    }
     return init_train_state(record.config, context_dim=record.context_dim, key=key, **sizes)
 
 

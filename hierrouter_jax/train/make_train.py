@@ -10,7 +10,6 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from hierrouter_jax.agent.networks import init_router
@@ -19,7 +18,8 @@ from hierrouter_jax.core.keys import stream_key
 from hierrouter_jax.routing.mdp import check_cost_weight
 from hierrouter_jax.routing.route_tree import RouteTree
 from hierrouter_jax.train.config import TrainConfig
-from hierrouter_jax.train.ppo import make_update
+from hierrouter_jax.train.learners import make_learner
+from hierrouter_jax.train.optimizer import make_optimizer
 from hierrouter_jax.train.state import Environment, TrainOutput, TrainState, UpdateMetrics, make_train_state
 
 
@@ -38,7 +38,7 @@ def make_train(config: TrainConfig, tree: RouteTree) -> TrainFn:
     The key alone decides the outcome; `config.seed` and the intervals are for `train_run`. A conditioned router
     (`network.is_conditioned`) learns all trade-offs at once and takes no cost weight.
     """
-    update = make_update(make_optimizer(config), config.ppo, allow_stop=config.allow_stop)
+    update = make_learner(config)
     row_ids = jnp.arange(config.num_envs)
 
     def train(key: Key[Array, ""], cost_weight: Float[ArrayLike, ""] | None = None) -> TrainOutput:
@@ -55,7 +55,13 @@ def make_train(config: TrainConfig, tree: RouteTree) -> TrainFn:
 
 
 def init_train_state(
-    config: TrainConfig, *, context_dim: int, num_models: int, num_stages: int, key: Key[Array, ""]
+    config: TrainConfig,
+    *,
+    context_dim: int,
+    num_models: int,
+    num_stages: int,
+    num_signals: int = 0,
+    key: Key[Array, ""],
 ) -> TrainState:
     """Return the state before the first update, with freshly initialised weights."""
     params = init_router(
@@ -63,6 +69,7 @@ def init_train_state(
         context_dim=context_dim,
         num_models=num_models,
         num_stages=num_stages,
+        num_signals=num_signals,
         key=stream_key(key, "weights"),
         default_cost_weight=config.cost_weight,
     )
@@ -71,7 +78,12 @@ def init_train_state(
 
 def input_sizes(tree: RouteTree) -> dict[str, int]:
     """Return what the network's shapes depend on, as arguments of `init_train_state`."""
-    return {"context_dim": tree.context.shape[1], "num_models": tree.num_models, "num_stages": tree.num_stages}
+    return {
+        "context_dim": tree.context.shape[1],
+        "num_models": tree.num_models,
+        "num_stages": tree.num_stages,
+        "num_signals": tree.signals.shape[2],
+    }
 
 
 def make_environment(
@@ -89,20 +101,3 @@ def make_environment(
     elif not isinstance(cost_weight, jax.core.Tracer):
         check_cost_weight(float(jnp.asarray(cost_weight)))
     return Environment(tree=tree, cost_weight=jnp.asarray(cost_weight, jnp.float32), cost_weight_range=bounds)
-
-
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Return Adam on gradients clipped by their global norm, with the config's learning-rate schedule."""
-    ppo = config.ppo
-    return optax.chain(
-        optax.clip_by_global_norm(ppo.max_grad_norm), optax.adam(learning_rate_schedule(config), eps=ppo.adam_epsilon)
-    )
-
-
-def learning_rate_schedule(config: TrainConfig) -> optax.Schedule:
-    """Return the learning rate as a function of optimizer steps taken."""
-    ppo = config.ppo
-    if ppo.schedule == "constant":
-        return optax.constant_schedule(ppo.learning_rate)
-    num_steps = config.num_updates * ppo.num_epochs * ppo.num_minibatches
-    return optax.linear_schedule(ppo.learning_rate, 0.0, num_steps)

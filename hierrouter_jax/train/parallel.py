@@ -25,9 +25,9 @@ from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Int
 
 from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.routing.route_tree import RouteTree
+from hierrouter_jax.routing.route_tree import QUERY_FIELDS, RouteTree
 from hierrouter_jax.routing.scores import RouteBatch
-from hierrouter_jax.train.tree_shards import QUERY_FIELDS, plan_shards
+from hierrouter_jax.train.tree_shards import plan_shards
 
 AXIS_NAME = "device"
 REPLICATED, SHARDED = Spec(), Spec(AXIS_NAME)

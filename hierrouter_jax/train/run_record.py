@@ -37,6 +37,7 @@ class RunRecord:
     model_names: tuple[str, ...]
     num_stages: int
     context_dim: int
+    num_signals: int = 0
     origins: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -57,6 +58,7 @@ def make_record(config: TrainConfig, tree: RouteTree, origins: Mapping[str, str]
         model_names=tree.model_names,
         num_stages=tree.num_stages,
         context_dim=tree.context.shape[1],
+        num_signals=tree.signals.shape[2],
         origins=dict(origins),
     )
 

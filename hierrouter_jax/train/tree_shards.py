@@ -16,8 +16,6 @@ from jaxtyping import Int
 
 from hierrouter_jax.routing.route_tree import RouteTree
 
-QUERY_FIELDS = ("context_row", "step_cost", "quality", "valid", "task")  # the arrays of a RouteTree led by `query`
-
 
 @dataclass(frozen=True, kw_only=True)
 class TreeShards:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from synthetic_routers import random_params
 
-from hierrouter_jax.agent.networks import RouterNetConfig, apply_router, init_router
+from hierrouter_jax.agent.distributions import masked_probs
+from hierrouter_jax.agent.networks import RouterNetConfig, apply_router, ensemble, init_router
 from hierrouter_jax.core.configs import from_json_dict, to_json_dict
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.routing.mdp import Observation
@@ -25,10 +26,11 @@ def make(config=SMALL, seed=0):
     return make_from_key(config, jax.random.key(seed))
 
 
-def observation(seed=0, *, stage=1, cum_cost=0.7):
+def observation(seed=0, *, stage=1, cum_cost=0.7, num_signals=0):
     context = np.random.default_rng(seed).normal(size=DIM)
     return Observation(
         context=jnp.asarray(context / np.linalg.norm(context), jnp.float32),
+        signals=jnp.asarray([0.25, 0.5, 1.0][:num_signals], jnp.float32),
         stage=jnp.asarray(stage, jnp.int32),
         cum_cost=jnp.asarray(cum_cost, jnp.float32),
         legal=jnp.ones(NUM_MODELS + 1, bool),
@@ -82,6 +84,34 @@ def test_the_forward_pass_equals_numpy(changes):
     np.testing.assert_allclose(output.logits, logits, rtol=1e-4, atol=1e-5)
     expected_value = value @ weights["value_head"]["kernel"] + weights["value_head"]["bias"]
     np.testing.assert_allclose(output.value, expected_value[0], rtol=1e-4, atol=1e-5)
+
+
+def test_an_ensemble_acts_by_the_mean_of_its_members_probabilities():
+    sizes = {"context_dim": DIM, "num_models": NUM_MODELS, "num_stages": NUM_STAGES}
+    members = [random_params(SMALL, seed=seed, **sizes) for seed in (1, 2)]
+    together = ensemble(jax.tree.map(lambda *leaves: jnp.stack(leaves), *members))
+    seen = observation().replace(legal=jnp.asarray([True, False, True, True]))
+    apart = [apply_router(member, seen) for member in members]
+    chances = [masked_probs(output.logits, seen.legal) for output in apart]
+    found = apply_router(together, seen)
+    np.testing.assert_allclose(masked_probs(found.logits, seen.legal), sum(chances) / 2, rtol=1e-5)
+    np.testing.assert_allclose(found.value, (apart[0].value + apart[1].value) / 2, rtol=1e-5)
+
+
+def test_signals_are_inputs_where_they_are_read_and_nowhere_else():
+    reading = dataclasses.replace(SMALL, reads_signals=True)
+    sizes = {"context_dim": DIM, "num_models": NUM_MODELS, "num_stages": NUM_STAGES}
+    params = random_params(reading, num_signals=3, **sizes)
+    seen = observation(num_signals=3)
+    weights = jax.tree.map(np.asarray, params.weights)
+    stage = weights["stage_embedding"]["embedding"][1]
+    inputs = np.concatenate([np.asarray(seen.context) * np.sqrt(DIM), stage, [0.7, np.log(1.7)], [0.25, 0.5, 1.0]])
+    features = numpy_torso(reading, weights["policy_torso"], inputs)
+    logits = features @ weights["policy_head"]["kernel"] + weights["policy_head"]["bias"]
+    np.testing.assert_allclose(apply_router(params, seen).logits, logits, rtol=1e-4, atol=1e-5)
+    deaf = random_params(SMALL, num_signals=3, **sizes)
+    assert jax.tree.map(jnp.shape, deaf) == jax.tree.map(jnp.shape, random_weights())
+    np.testing.assert_array_equal(apply_router(deaf, seen).logits, apply_router(deaf, observation()).logits)
 
 
 def test_a_fresh_router_is_nearly_indifferent_and_orthogonal():

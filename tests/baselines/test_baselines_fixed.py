@@ -11,10 +11,12 @@ from hierrouter_jax.baselines.fixed import (
     best_fixed_routes,
     best_single_model,
     best_single_routes,
+    best_task_routes,
     fixed_routes,
     single_routes,
 )
 from hierrouter_jax.core.errors import ConfigError, DataError
+from hierrouter_jax.routing.route_tree import rows_of_tree
 from hierrouter_jax.routing.scores import score_routes
 
 TRAIN, TEST = random_tree(2, num_queries=11), random_tree(3, num_queries=7)
@@ -52,6 +54,30 @@ def test_best_on_the_train_tree_whatever_the_scored_tree_says(cost_weight):
         np.testing.assert_array_equal(
             best_fixed_routes(TRAIN, tree, cost_weight=cost_weight).actions, fixed_routes(tree, best_path).actions
         )
+
+
+@pytest.mark.parametrize("num_hops", [1, 2, None])
+def test_the_best_route_of_a_length_and_of_a_task(num_hops):
+    lengths = [path for path in PATHS if num_hops in (None, len(path))]
+    means = {path: mean_utility(TRAIN, path, 0.2) for path in lengths}
+    best = max(lengths, key=means.__getitem__)
+    assert best_fixed_path(TRAIN, TEST, cost_weight=0.2, num_hops=num_hops) == best
+    routes = best_task_routes(TRAIN, TEST, cost_weight=0.2, num_hops=num_hops).actions
+    for task in range(2):
+        own = rows_of_tree(TRAIN, np.flatnonzero(np.asarray(TRAIN.task) == task))
+        best_of_task = max(lengths, key=lambda path: mean_utility(own, path, 0.2))
+        for query in np.flatnonzero(np.asarray(TEST.task) == task):
+            assert routes[query].tolist() == [*best_of_task, 3][:2]
+
+
+def test_a_task_without_train_queries_gets_the_best_route_of_all():
+    alone = TRAIN.replace(task=jnp.zeros_like(TRAIN.task))
+    routes = best_task_routes(alone, TEST, cost_weight=0.2).actions
+    assert len({tuple(route) for route in routes.tolist()}) == 1
+    with pytest.raises(DataError, match="same tasks"):
+        best_task_routes(TRAIN.replace(task_names=("a", "b")), TEST, cost_weight=0.2)
+    with pytest.raises(DataError, match="3 are wanted"):
+        best_fixed_path(TRAIN, TEST, cost_weight=0.2, num_hops=3)
 
 
 def test_equals_go_to_the_first_model_and_the_shortest_path():

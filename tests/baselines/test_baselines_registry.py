@@ -10,7 +10,7 @@ from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.routing.scores import score_routes
 from hierrouter_jax.routing.values import optimal_values
 
-TRAIN, TEST = random_tree(2, num_queries=11), random_tree(3, num_queries=53)
+TRAIN, TEST = random_tree(2, num_queries=11, num_signals=10), random_tree(3, num_queries=53, num_signals=10)
 KEY = jax.random.key(5)
 
 
@@ -47,7 +47,11 @@ def test_random_queries_draw_apart_and_do_not_depend_on_their_neighbours():
 def test_all_baselines_under_the_names_of_result_files(allow_stop):
     routes = baseline_routes(TRAIN, TEST, cost_weight=0.2, key=KEY, allow_stop=allow_stop)
     singles = [f"single/model_{index}" for index in range(3)]
-    assert list(routes) == [*singles, "best_single", "best_fixed_route", "random", "oracle"]
+    assert list(routes) == [
+        *singles,
+        *("best_single", "best_fixed_route", "task_best_single", "task_best_route", "random"),
+        *("knn", "knn_multi_hop", "one_shot", "cascade", "scorer_cascade", "oracle/1", "oracle"),
+    ]
     utility = {name: score_routes(TEST, batch, cost_weight=0.2).utility for name, batch in routes.items()}
     for index, name in enumerate(singles):
         assert routes[name].actions.tolist() == [[index, 3]] * 53
@@ -55,6 +59,11 @@ def test_all_baselines_under_the_names_of_result_files(allow_stop):
     np.testing.assert_allclose(
         utility["oracle"], optimal_values(TEST, cost_weight=0.2, allow_stop=allow_stop)[:, 0], atol=1e-6
     )
+    first_hops = np.asarray(TEST.quality)[:, 1:4] - 0.2 * np.asarray(TEST.step_cost)[:, 1:4]
+    np.testing.assert_allclose(utility["oracle/1"], first_hops.max(axis=1), atol=1e-6)
+    deaf = [tree.replace(signals=tree.signals[..., :0]) for tree in (TRAIN, TEST)]
+    without = baseline_routes(*deaf, cost_weight=0.2, key=KEY)
+    assert set(routes) - set(without) == {"cascade", "scorer_cascade"}
     if allow_stop:
         assert all((utility["oracle"] >= earned - 1e-6).all() for earned in utility.values())
     else:

@@ -6,12 +6,13 @@ import threading
 from collections import Counter
 
 import pytest
-from scripted_collection import PlainScore, last_word_score, make_rows
+from scripted_collection import last_word_score, make_rows
 
-from hierrouter_jax.collect.score_responses import missing_scores, score_missing, version_of
+from hierrouter_jax.collect.score_responses import StoredScore, missing_scores, score_missing, version_of
+from hierrouter_jax.core.configs import digest
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.store.response_store import ResponseStore
-from hierrouter_jax.tasks.scoring import score_answer
+from hierrouter_jax.tasks.scoring import AnswerReading, AnswerScore, score_answer
 
 ROWS = make_rows(3, 2)
 ANSWERS = [(row, text) for row in ROWS for text in ("it is 0", "it is 1", "B", "B")]
@@ -41,7 +42,14 @@ def test_scores_are_the_scorers_and_each_is_made_once(store):
         return last_word_score(row, text)
 
     expected = {(row.id, text): last_word_score(row, text) for row, text in ANSWERS}
-    expected = {key: (score.quality, score.is_parsed) for key, score in expected.items()}
+    expected = {
+        key: StoredScore(
+            quality=score.quality,
+            is_parsed=score.is_parsed,
+            answer=digest(score.reading.identity)[:16] if score.is_parsed else "",
+        )
+        for key, score in expected.items()
+    }
     assert score_all(store, scorer) == (expected, 0, 15)
     assert score_all(store, scorer) == (expected, 15, 0)
     assert set(calls.values()) == {1}
@@ -53,7 +61,7 @@ def test_a_failing_scorer_is_told_and_finished_scores_are_kept(store):
     def scorer(row, text):
         if row.id.endswith("letters/1"):
             raise RuntimeError("no sandbox")
-        return PlainScore(quality=0.5, is_parsed=True)
+        return AnswerScore(quality=0.5, reading=AnswerReading(extracted="x"))
 
     with pytest.raises(RuntimeError, match="no sandbox"):
         score_all(store, scorer)

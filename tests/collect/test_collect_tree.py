@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 import threading
 
 import numpy as np
@@ -101,9 +102,43 @@ def assert_split_is_as_walked(file, split, walked_rows, *, num_models, last_stag
             if response.option_logprobs:
                 sure = response.option_logprobs[seen.options.index(response.text)]
             assert outcomes.mean_logprob[at] == np.float32(sure)
+            np.testing.assert_allclose(
+                tree.signals[at], signals_by_loop(walked, node, num_models, tree.num_stages), rtol=1e-6
+            )
             rate = 1.0 + (node - 1) % num_models
             cost = rate * (response.num_prompt_tokens + response.num_new_tokens) / unit_of(file, num_models)
             assert float(tree.step_cost[at]) == pytest.approx(cost, rel=1e-6)
+
+
+def signals_by_loop(walked, node, num_models, num_stages) -> list[float]:
+    """What the route to a node has measured of its responses, the newest first, zeros where there is none yet."""
+    way = []  # the nodes of the route, the newest first
+    while node:
+        way.append(node)
+        node = (node - 1) // num_models
+    numbers = []
+    for place in range(num_stages - 1):
+        if place >= len(way):
+            numbers += [0.0] * (7 + num_models)
+            continue
+        seen = walked[way[place]]
+        reading, response = seen.score.reading, seen.response
+        earlier = [walked[other].score.reading.identity for other in way[place + 1 :]]
+        num_equal = sum(reading.identity is not None and reading.identity == other for other in earlier)
+        sure = response.logprob / response.num_new_tokens
+        if response.option_logprobs:
+            sure = response.option_logprobs[seen.options.index(response.text)]
+        numbers += [
+            math.exp(sure),
+            float(reading.extracted is not None),
+            float(response.finish_reason == "length"),
+            math.log(1 + response.num_new_tokens) / math.log(1025),
+            num_equal / len(earlier) if earlier else 0.0,
+            0.0,
+            0.0,
+            *(float((way[place] - 1) % num_models == model) for model in range(num_models)),
+        ]
+    return numbers
 
 
 def unit_of(file, num_models) -> float:

@@ -50,6 +50,8 @@ def random_outcomes(rows, seed) -> NodeOutcomes:
         is_parsed=(rng.random(shape) < 0.5) & is_hop,
         is_truncated=(rng.random(shape) < 0.1) & is_hop,
         mean_logprob=(-rng.random(shape) * is_hop).astype(np.float32),
+        answer_id=(rng.integers(0, 3, shape) * is_hop).astype(np.int32),
+        passes_examples=(rng.integers(-1, 2, shape) * is_hop).astype(np.int8),
         task=np.array([["sums", "letters"].index(row.task) for row in rows], np.int32),
         row_id_hash=np.array([row_id_hash(row.id) for row in rows], np.uint64),
     )
@@ -242,7 +244,7 @@ def put(name, at, value):
     [
         (lambda arrays: arrays.pop("manifest"), "no manifest"),
         (edit("manifest", lambda array: array[:-5]), "manifest must be JSON"),
-        (change_manifest(format_version=2), "format version 2"),
+        (change_manifest(format_version=1), "format version 1"),
         (change_manifest(format_version=None), "format version None"),
         (change_manifest(surprise=1), "unknown key"),
         (change_manifest(seed="three"), "seed"),

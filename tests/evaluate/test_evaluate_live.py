@@ -8,7 +8,7 @@ import pytest
 from scripted_collection import last_word_score, make_engine, make_rows
 
 from hierrouter_jax.agent.networks import RouterNetConfig, init_router
-from hierrouter_jax.agent.router import Router, greedy_routes, stage_probabilities
+from hierrouter_jax.agent.router import Router, greedy_routes, next_action, stage_probabilities
 from hierrouter_jax.collect.collect_tree import collect_tree
 from hierrouter_jax.core.errors import ConfigError, DataError, PromptTooLongError
 from hierrouter_jax.encoder.hashing import HashingEncoder
@@ -24,8 +24,11 @@ from hierrouter_jax.evaluate.origins import (
 from hierrouter_jax.evaluate.routes import route_models
 from hierrouter_jax.llm.scripted_engine import ScriptedEngine, scripted_card
 from hierrouter_jax.routing.scores import score_routes
+from hierrouter_jax.routing.signals import SIGNAL_NAMES
 from hierrouter_jax.store.response_store import ResponseStore
+from hierrouter_jax.tasks.scoring import score_answer
 from hierrouter_jax.train.config import TrainConfig
+from hierrouter_jax.train.make_train import input_sizes
 from hierrouter_jax.train.run_record import make_record
 
 NUM_STAGES = 3
@@ -39,7 +42,7 @@ def world(tmp_path_factory):
     return engine, collected(engine, tmp_path_factory.mktemp("world"))
 
 
-def collected(engine, folder):
+def collected(engine, folder, *, scorer=last_word_score):
     with ResponseStore(folder / "store.sqlite") as store:
         return collect_tree(
             engine,
@@ -47,19 +50,17 @@ def collected(engine, folder):
             store,
             num_stages=NUM_STAGES,
             encoder=HashingEncoder(13),
-            scorer=last_word_score,
+            scorer=scorer,
             scorer_version="test",
             is_quiet=True,
         )
 
 
-def decided_router(tree_file, *, seed=0, allow_stop=True):
+def decided_router(tree_file, *, seed=0, allow_stop=True, reads_signals=False):
     """An untrained router whose logits are far apart, so that routes differ from query to query."""
     tree = tree_file.test
-    config = RouterNetConfig(hidden_sizes=(11,), stage_embed_dim=3)
-    params = init_router(
-        config, context_dim=13, num_models=tree.num_models, num_stages=tree.num_stages, key=jax.random.key(seed)
-    )
+    config = RouterNetConfig(hidden_sizes=(11,), stage_embed_dim=3, reads_signals=reads_signals)
+    params = init_router(config, **input_sizes(tree), key=jax.random.key(seed))
     weights = jax.tree.map(lambda leaf: 3.0 * leaf, params.weights)
     return Router(
         params=params.replace(weights=weights),
@@ -72,7 +73,7 @@ def decided_router(tree_file, *, seed=0, allow_stop=True):
     )
 
 
-def assert_live_equals_tree(tree_file, engine, router):
+def assert_live_equals_tree(tree_file, engine, router, *, scorer=last_word_score):
     tree = tree_file.test
     routes = greedy_routes(router.params, tree, allow_stop=router.allow_stop)
     scores = score_routes(tree, routes, cost_weight=0.1)
@@ -80,7 +81,7 @@ def assert_live_equals_tree(tree_file, engine, router):
     expected = [route_models(actions.tolist(), tree.model_names) for actions in np.asarray(routes.actions)]
     assert [result.route for result in results] == expected
     np.testing.assert_allclose([result.cost for result in results], scores.cost, rtol=1e-5)
-    qualities = [last_word_score(row, result.responses[-1]).quality for row, result in zip(ROWS, results, strict=True)]
+    qualities = [scorer(row, result.responses[-1]).quality for row, result in zip(ROWS, results, strict=True)]
     np.testing.assert_allclose(qualities, scores.quality)
     return results
 
@@ -102,6 +103,25 @@ def test_live_routes_are_the_greedy_routes_of_the_tree(world, allow_stop):
     assert len(kinds) > 2
     num_hops = {len(kind) for kind in kinds}
     assert num_hops == {NUM_STAGES} if not allow_stop else len(num_hops) > 1
+
+
+def test_live_signals_are_those_of_the_tree(tmp_path):
+    engine = make_engine(3)
+    tree_file = collected(engine, tmp_path, scorer=score_answer)
+    signals = np.asarray(tree_file.test.signals)
+    assert {0.0, 0.5, 1.0} <= set(signals.reshape(-1, 10)[:, SIGNAL_NAMES.index("agreement")].tolist())
+    kinds = set()
+    for seed in range(5):
+        router = decided_router(tree_file, seed=seed, reads_signals=True)
+        results = assert_live_equals_tree(tree_file, engine, router, scorer=score_answer)
+        shares = np.asarray(stage_probabilities(router.params, tree_file.test))
+        for query, result in enumerate(results):
+            kinds.add(result.route)
+            for stage, step in enumerate(result.probabilities):
+                np.testing.assert_allclose(list(step.values()), shares[query, stage], atol=1e-5)
+    assert len(kinds) > 3
+    with pytest.raises(DataError, match="reads 20 signals of the responses so far, but 0 are given"):
+        next_action(router, np.zeros(13), 1, 0.5, np.ones(4, bool))
 
 
 def test_a_model_whose_window_is_too_small_is_illegal_live_as_in_the_tree(tmp_path):

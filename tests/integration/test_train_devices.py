@@ -10,7 +10,8 @@ from hierrouter_jax.agent.networks import RouterNetConfig
 from hierrouter_jax.agent.router import greedy_routes
 from hierrouter_jax.train.config import PPOConfig, TrainConfig
 from hierrouter_jax.train.loop import make_update_block
-from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment, make_optimizer
+from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment
+from hierrouter_jax.train.optimizer import make_optimizer
 from hierrouter_jax.train.parallel import (
     AXIS_NAME,
     parallelise,

@@ -20,7 +20,8 @@ from hierrouter_jax.routing.decision_states import (
 from hierrouter_jax.routing.mdp import observe
 from hierrouter_jax.train import answers, ppo
 from hierrouter_jax.train.config import PPOConfig, TrainConfig
-from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment, make_optimizer, make_train
+from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment, make_train
+from hierrouter_jax.train.optimizer import make_optimizer
 from hierrouter_jax.train.ppo import collect_episodes, make_update
 
 NET = RouterNetConfig(hidden_sizes=(11,), stage_embed_dim=3)

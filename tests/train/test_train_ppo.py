@@ -14,7 +14,8 @@ from hierrouter_jax.routing.rollout import routes_of
 from hierrouter_jax.routing.scores import RouteBatch, score_routes
 from hierrouter_jax.train.config import PPOConfig, TrainConfig
 from hierrouter_jax.train.loop import make_update_block
-from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment, make_optimizer
+from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment
+from hierrouter_jax.train.optimizer import make_optimizer
 from hierrouter_jax.train.ppo import (
     collect_episodes,
     deal_minibatches,

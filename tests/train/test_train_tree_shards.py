@@ -13,11 +13,13 @@ from synthetic_trees import context_dependent_tree, random_tree
 from hierrouter_jax.agent.networks import RouterNetConfig
 from hierrouter_jax.agent.router import greedy_routes
 from hierrouter_jax.cli.main import main
+from hierrouter_jax.routing.route_tree import QUERY_FIELDS
 from hierrouter_jax.routing.scores import score_routes
 from hierrouter_jax.train.config import PPOConfig, TrainConfig
 from hierrouter_jax.train.loop import make_update_block, train_run
-from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment, make_optimizer
+from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment
 from hierrouter_jax.train.metrics_log import read_metrics
+from hierrouter_jax.train.optimizer import make_optimizer
 from hierrouter_jax.train.parallel import (
     AXIS_NAME,
     REPLICATED,
@@ -30,7 +32,7 @@ from hierrouter_jax.train.parallel import (
 )
 from hierrouter_jax.train.ppo import collect_episodes, make_update
 from hierrouter_jax.train.state import Environment
-from hierrouter_jax.train.tree_shards import QUERY_FIELDS, plan_shards
+from hierrouter_jax.train.tree_shards import plan_shards
 
 BACKENDS = ["pmap", "shard_map"]
 CONFIG = TrainConfig(

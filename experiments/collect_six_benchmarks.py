@@ -1,7 +1,7 @@
 """Config of the six-benchmark tree: the small pool, 150 train, 30 validation, 60 test rows a benchmark, two stages.
 
     HIERROUTER_BENCHMARKS=path/to/benchmarks hierrouter collect --config experiments/collect_six_benchmarks.py \
-        --store six.sqlite --out experiments/trees/six_benchmarks.npz
+        --store six.sqlite --out six_benchmarks.npz
 
 HumanEval has no train rows of its own: its 164 rows are divided, about half and half. Larger samples hold the smaller
 ones, so this tree holds every row of the packaged one, and goes on from its store.

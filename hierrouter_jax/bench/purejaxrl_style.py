@@ -57,11 +57,11 @@ def _update(config: TrainConfig, optimizer: optax.GradientTransformation, tree: 
     advantages = jax.vmap(gae, in_axes=(1, 1, 1, 0), out_axes=1)(
         seen["reward"], config.ppo.discount * seen["discount"], seen["value"], last.value
     )
+    size = config.num_envs * tree.num_stages
     flat = jax.tree.map(
-        lambda leaf: leaf.reshape((-1, *leaf.shape[2:])),
+        lambda leaf: leaf.reshape((size, *leaf.shape[2:])),
         seen | {"advantage": advantages, "target": advantages + seen["value"]},
     )
-    size = config.num_envs * tree.num_stages
 
     def run_epoch(learner: Any, epoch_key: Key[Array, ""]) -> tuple[Any, None]:
         order = jax.random.permutation(epoch_key, size).reshape(config.ppo.num_minibatches, -1)

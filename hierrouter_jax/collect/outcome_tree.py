@@ -46,16 +46,19 @@ _CARD_FIELDS = (
 class SplitShares:
     """How a table without splits is divided: by a hash of seed and id, so a question stays where it is."""
 
-    validation: float = 0.1
-    test: float = 0.25
+    validation_share: float = 0.1
+    """Share of validation questions."""
+    test_share: float = 0.25
+    """Share of test questions."""
     seed: int = 0
+    """Seed of the hash."""
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to learn from, or nothing to be tested on."""
-        if not (self.validation >= 0 and self.test > 0 and self.validation + self.test < 1):
+        if not (self.validation_share >= 0 and self.test_share > 0 and self.validation_share + self.test_share < 1):
             raise ConfigError(
-                "The shares must be validation >= 0, test > 0 and together below 1, but are "
-                f"{self.validation} and {self.test}."
+                "validation_share must be >= 0, test_share > 0 and together below 1, but are "
+                f"{self.validation_share} and {self.test_share}."
             )
 
 
@@ -202,7 +205,9 @@ def _split_of(query: RecordedQuery, shares: SplitShares) -> str:
         return query.split
     raw = hashlib.sha256(f"{shares.seed}:{query.id}".encode()).digest()[:8]
     place = int.from_bytes(raw, "big") / 2**64
-    return "test" if place < shares.test else "validation" if place < shares.test + shares.validation else "train"
+    if place < shares.test_share:
+        return "test"
+    return "validation" if place < shares.test_share + shares.validation_share else "train"
 
 
 def _card(name: str, figures: Mapping[str, Any]) -> ModelCard:

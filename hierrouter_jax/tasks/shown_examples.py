@@ -1,8 +1,8 @@
 """The examples that a programming question shows, as tests that a live system may run: they are part of the question.
 
-A row of the program form shows its tests in the prompt; the first of them is its example (the others stay unseen by
-everything but the score). A function to complete shows examples in its docstring, as doctest lines or as
-`call(...) -> value` in one of the usual spellings. Other questions show none.
+A row of the program form shows its tests in the prompt; the first of them, where it is an assert, is its example (the
+others stay unseen by everything but the score). A function to complete shows examples in its docstring, as doctest
+lines or as `call(...) -> value` in one of the usual spellings. Other questions show none.
 """
 
 from __future__ import annotations
@@ -21,11 +21,19 @@ _MAX_EXAMPLES = 8
 def shown_examples(row: TaskRow) -> tuple[str, ...]:
     """Return the examples of the question as asserts, at most eight; () where it shows none."""
     if row.form == "program":
-        return row.tests[:1]
+        return row.tests[:1] if _is_assert(row.tests[0]) else ()
     if row.form != "completion" or row.entry_point is None:
         return ()
     found = [*_doctest_examples(row.question, row.entry_point), *_written_examples(row.question, row.entry_point)]
     return tuple(dict.fromkeys(found))[:_MAX_EXAMPLES]
+
+
+def _is_assert(test: str) -> bool:
+    """Say whether a test stands by itself: a row's tests may also be the lines of one program."""
+    try:
+        return any(isinstance(node, ast.Assert) for node in ast.parse(test).body)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
 
 
 def _doctest_examples(question: str, entry_point: str) -> Iterator[str]:

@@ -51,7 +51,7 @@ def test_from_a_table_to_a_comparison(tmp_path, capsys):
     run = tmp_path / "run"
     train = ["train", "--run-dir", run, "--tree", tree, "--cost-model", "price", "--num-updates", "3"]
     assert main.main([str(part) for part in [*train, "--num-envs", "16", "--learner", "exact"]]) == 0
-    assert main.main(["evaluate", "--run-dir", str(run), "--tree", str(tree)]) == 0
+    assert main.main(["evaluate", "--run-dir", str(run), "--tree", str(tree), "--cost-model", "price"]) == 0
     comparison = load_comparison(run / "results.json")
     assert {"router", "knn", "one_shot", "oracle"} <= set(comparison.systems)
     assert comparison.num_queries == file.test.num_queries
@@ -72,7 +72,7 @@ def test_a_test_table_of_its_own(tmp_path):
         (["--rows", "table.jsonl", "--test", "table.jsonl"], "must be in one table only"),
         (["--rows", "table.jsonl", "--models", "few.json"], "large: it is not in few.json"),
         (["--rows", "table.jsonl", "--num-stages", "0"], "num_stages must be >= 1"),
-        (["--rows", "table.jsonl", "--shares.test", "1.0"], "together below 1"),
+        (["--rows", "table.jsonl", "--test-share", "1.0"], "together below 1"),
         (["--rows", "broken.jsonl"], "line 2"),
     ],
 )

@@ -142,7 +142,7 @@ def test_responses_are_scored_against_the_answer():
 def test_questions_stay_on_their_side_and_shares_hold():
     queries = outcome_table([{"query": f"q {n}", "scores": {"small": 1.0}} for n in range(997)])
     pool = read_model_cards(None, MODELS[:1])
-    shares = SplitShares(validation=0.2, test=0.3, seed=1)
+    shares = SplitShares(validation_share=0.2, test_share=0.3, seed=1)
     file = outcome_tree_file(queries, pool, encoder=ENCODER, shares=shares, is_quiet=True)
     sizes = [tree.num_queries / 997 for tree in (file.train, file.validation, file.test)]
     np.testing.assert_allclose(sizes, [0.5, 0.2, 0.3], atol=0.05)
@@ -192,7 +192,7 @@ def test_bad_files_models_and_shares_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"(?s)large: it is not in.*coder: base_rate must be a number"):
         cards(tmp_path, {"small": {}, "coder": {"base_rate": "1"}})
     with pytest.raises(ConfigError, match="together below 1"):
-        SplitShares(validation=0.5, test=0.5)
+        SplitShares(validation_share=0.5, test_share=0.5)
     pool = read_model_cards(None, ["a"])
     with pytest.raises(DataError, match=r"has none for:\n.*test"):
         outcome_tree_file(outcome_table([{"query": "q", "scores": {"a": 1}, "split": "train"}]), pool, encoder=ENCODER)

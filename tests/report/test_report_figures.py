@@ -71,7 +71,7 @@ def test_labels_of_quality_against_cost_overlap_neither_each_other_nor_the_edge(
         MODELS[1],
         f"{MODELS[2]}\n= best single",
         "random",
-        "knn",
+        "kNN",
         "cascade",
         "oracle",
     }

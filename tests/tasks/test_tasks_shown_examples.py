@@ -44,6 +44,8 @@ def test_examples_of_a_docstring(docstring, expected):
 def test_other_forms():
     program = TaskRow(id="p", task="t", question="Double.", answer="", tests=("assert f(1) == 2", "assert f(2) == 4"))
     assert shown_examples(program) == ("assert f(1) == 2",)
+    lines = TaskRow(id="p", task="t", question="Double.", answer="", tests=("def check(f):", "    assert f(1) == 2"))
+    assert shown_examples(lines) == ()
     assert shown_examples(TaskRow(id="n", task="t", question="f(1) = 2?", answer="2")) == ()
     assert shown_examples(TaskRow(id="q", task="t", question="?", answer="A", choices=("f(1) = 2", "b"))) == ()
 

@@ -15,7 +15,8 @@ from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.routing.scores import RouteBatch, score_routes
 from hierrouter_jax.routing.values import optimal_values
 from hierrouter_jax.train.config import PPOConfig, TrainConfig
-from hierrouter_jax.train.make_train import learning_rate_schedule, make_train
+from hierrouter_jax.train.make_train import make_train
+from hierrouter_jax.train.optimizer import learning_rate_schedule
 
 NET = RouterNetConfig(hidden_sizes=(31,), stage_embed_dim=3)
 COST_WEIGHT = 0.1

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
+from hierrouter_jax.agent.distributions import masked_log_probs
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.structs import array_struct, static_field
 from hierrouter_jax.routing.mdp import Observation
@@ -108,10 +109,9 @@ def apply_router(params: RouterParams, observation: Observation) -> NetOutput:
     if not params.is_ensemble:
         return nnx.merge(params.graphdef, params.weights)(observation)
     outputs = jax.vmap(lambda weights: nnx.merge(params.graphdef, weights)(observation))(params.weights)
-    legal = observation.legal[None]
-    log_probs = jax.nn.log_softmax(jnp.where(legal, outputs.logits, -jnp.inf), axis=1)
+    log_probs = jax.vmap(masked_log_probs, in_axes=(0, None))(outputs.logits, observation.legal)
     # log of the mean probability; illegal actions get a number that every user of logits masks.
-    mean = jax.nn.logsumexp(jnp.where(legal, log_probs, 0.0), axis=0) - math.log(log_probs.shape[0])
+    mean = jax.nn.logsumexp(jnp.where(observation.legal[None], log_probs, 0.0), axis=0) - math.log(log_probs.shape[0])
     return NetOutput(logits=mean, value=outputs.value.mean())
 
 

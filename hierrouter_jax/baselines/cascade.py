@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,7 +25,8 @@ from hierrouter_jax.baselines.decision_tables import (
     routes_of_actions,
 )
 from hierrouter_jax.core.errors import DataError
-from hierrouter_jax.routing.route_tree import ROOT, RouteTree, check_same_pool
+from hierrouter_jax.routing.decision_states import count_decision_nodes
+from hierrouter_jax.routing.route_tree import ROOT, RouteTree, check_same_pool, node_of_path
 from hierrouter_jax.routing.scores import RouteBatch
 from hierrouter_jax.routing.signals import SIGNAL_NAMES
 
@@ -32,9 +34,8 @@ NUM_THRESHOLDS = 15  # quantiles of trust on the train tree, the ends included
 _CONFIDENCE, _AGREEMENT = SIGNAL_NAMES.index("confidence"), SIGNAL_NAMES.index("agreement")
 
 Trust = Float[np.ndarray, "query decision"]
-Measure = Callable[
-    [RouteTree, RouteTree], Trust
-]  # what is learned is learned on the first tree, and told of the second
+# What is learned is learned on the first tree, and told of the second.
+Measure = Callable[[RouteTree, RouteTree], Trust]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +61,8 @@ def scorer_cascade_routes(
     train_tree: RouteTree, tree: RouteTree, *, cost_weight: float, validation: RouteTree | None = None
 ) -> RouteBatch:
     """Stop on a learned scorer's opinion of the answer; its penalty is chosen with the rest of the plan."""
-    return _chosen_cascade(
-        train_tree, tree, cost_weight, validation, [_Scorer(penalty) for penalty in INVERSE_PENALTIES]
-    )
+    scorers = [partial(correctness_scores, inverse_penalty=penalty) for penalty in INVERSE_PENALTIES]
+    return _chosen_cascade(train_tree, tree, cost_weight, validation, scorers)
 
 
 def plan_routes(table: DecisionTable, plan: CascadePlan, trust: Trust) -> RouteBatch:
@@ -85,8 +85,9 @@ def _chosen_cascade(
     judged, table = (decision_table(one, cost_weight=cost_weight) for one in (judged_tree, tree))
     best: tuple[float, CascadePlan, Measure] | None = None
     for measure in measures:
-        trust = measure(train_tree, judged_tree)
-        for plan in _plans(train_tree, judged, measure(train_tree, train_tree)):
+        on_train = measure(train_tree, train_tree)
+        trust = on_train if validation is None else measure(train_tree, judged_tree)
+        for plan in _plans(train_tree, judged, on_train):
             earned = mean_utility(judged, plan_routes(judged, plan, trust))
             if best is None or earned > best[0]:
                 best = (earned, plan, measure)
@@ -103,9 +104,8 @@ def _plans(train_tree: RouteTree, judged: DecisionTable, train_trust: Trust) -> 
             if not judged.legal[:, ROOT, path[0]].all():
                 continue
             grids = []
-            node = ROOT
-            for model in path[:-1]:
-                node = node * train_tree.num_models + 1 + model
+            for num_asked in range(1, length):
+                node = node_of_path(train_tree.num_models, path[:num_asked])
                 seen = train_trust[valid[:, node], node]
                 quantiles = np.quantile(seen, np.linspace(0, 1, NUM_THRESHOLDS)) if seen.size else np.zeros(1)
                 grids.append(np.unique(np.append(quantiles, np.inf)))
@@ -121,9 +121,8 @@ def _plan_actions(table: DecisionTable, plan: CascadePlan, trust: Trust) -> Int[
     first = plan.path[0]
     # A query that the first model cannot be asked begins with another, and stops there.
     actions[:, ROOT] = np.where(table.legal[:, ROOT, first], first, table.legal[:, ROOT].argmax(axis=1))
-    node = ROOT
     for stage in range(1, len(plan.path)):
-        node, model = node * stop + 1 + plan.path[stage - 1], plan.path[stage]
+        node, model = node_of_path(stop, plan.path[:stage]), plan.path[stage]
         goes_on = table.legal[:, node, model] & (trust[:, node] < plan.thresholds[stage - 1])
         if plan.stops_on_agreement and stage > 1:
             goes_on &= table.signals[:, node, _AGREEMENT] == 0
@@ -133,17 +132,7 @@ def _plan_actions(table: DecisionTable, plan: CascadePlan, trust: Trust) -> Int[
 
 def _confidence(train_tree: RouteTree, tree: RouteTree) -> Trust:
     del train_tree
-    table = decision_table(tree, cost_weight=0.0)
-    if table.signals.shape[2] == 0:  # one stage: nothing is decided after a response
-        return np.zeros(table.legal.shape[:2])
-    return table.signals[:, :, _CONFIDENCE].astype(np.float64)
-
-
-class _Scorer:
-    """A learned scorer of one penalty; fitted once a tree."""
-
-    def __init__(self, inverse_penalty: float) -> None:
-        self.inverse_penalty = inverse_penalty
-
-    def __call__(self, train_tree: RouteTree, tree: RouteTree) -> Trust:
-        return correctness_scores(train_tree, tree, inverse_penalty=self.inverse_penalty)
+    num_decisions = count_decision_nodes(tree)
+    if tree.signals.shape[2] == 0:  # one stage: nothing is decided after a response
+        return np.zeros((tree.num_queries, num_decisions))
+    return np.asarray(tree.signals, np.float64)[:, :num_decisions, _CONFIDENCE]

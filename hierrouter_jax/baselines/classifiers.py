@@ -18,7 +18,7 @@ from hierrouter_jax.baselines.decision_tables import (
     mean_utility,
     routes_of_actions,
 )
-from hierrouter_jax.routing.route_tree import ROOT, RouteTree, check_same_pool
+from hierrouter_jax.routing.route_tree import ROOT, RouteTree, check_same_pool, rows_of_tree
 from hierrouter_jax.routing.scores import RouteBatch
 
 INVERSE_PENALTIES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)  # scikit-learn's C, on standardised inputs
@@ -31,7 +31,6 @@ def one_shot_routes(
     *,
     cost_weight: float,
     validation: RouteTree | None = None,
-    allow_stop: bool = True,
 ) -> RouteBatch:
     """Ask the one model that a classifier of the query's embedding names.
 
@@ -40,13 +39,10 @@ def one_shot_routes(
     Raises `DataError` for trees of different pools.
     """
     check_same_pool(train_tree, tree)
-    train, table = (decision_table(one, cost_weight=cost_weight, allow_stop=allow_stop) for one in (train_tree, tree))
-    if validation is None:
-        judge, learn = _halves(train)
-    else:
-        check_same_pool(train_tree, validation)
-        judge = decision_table(validation, cost_weight=cost_weight, allow_stop=allow_stop)
-        learn = train
+    train, table = (decision_table(one, cost_weight=cost_weight) for one in (train_tree, tree))
+    judge_tree, learn_tree = _held_out(train_tree) if validation is None else (validation, train_tree)
+    check_same_pool(train_tree, judge_tree)
+    judge, learn = (decision_table(one, cost_weight=cost_weight) for one in (judge_tree, learn_tree))
     earned = [mean_utility(judge, _one_shot(learn, judge, penalty)) for penalty in INVERSE_PENALTIES]
     return _one_shot(train, table, INVERSE_PENALTIES[int(np.argmax(earned))])
 
@@ -104,9 +100,9 @@ def _fit(inputs: np.ndarray, labels: np.ndarray, inverse_penalty: float, weights
     return model.predict_proba
 
 
-def _halves(table: DecisionTable) -> tuple[DecisionTable, DecisionTable]:
-    """Return every fourth query, and the others."""
-    is_held = np.arange(table.num_queries) % 4 == 3
+def _held_out(tree: RouteTree) -> tuple[RouteTree, RouteTree]:
+    """Return every fourth query, and the others; of fewer than four queries, all twice."""
+    is_held = np.arange(tree.num_queries) % 4 == 3
     if not is_held.any():
-        return table, table
-    return table.rows(is_held), table.rows(~is_held)
+        return tree, tree
+    return rows_of_tree(tree, np.flatnonzero(is_held)), rows_of_tree(tree, np.flatnonzero(~is_held))

@@ -6,17 +6,15 @@ action that is illegal has the utility -inf.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from hierrouter_jax.routing.decision_states import count_decision_nodes
+from hierrouter_jax.routing.decision_states import count_decision_nodes, observe_decision_states
 from hierrouter_jax.routing.mdp import check_cost_weight
-from hierrouter_jax.routing.route_tree import ROOT, RouteTree, count_nodes, stage_slice
+from hierrouter_jax.routing.route_tree import ROOT, RouteTree
 from hierrouter_jax.routing.scores import RouteBatch
 
 
@@ -32,25 +30,21 @@ class DecisionTable:
     num_models: int
     num_stages: int
     cost_weight: float
-    allow_stop: bool
 
     @property
     def num_queries(self) -> int:
         """Number of queries."""
         return len(self.quality)
 
-    def rows(self, chosen: Bool[np.ndarray, " query"]) -> DecisionTable:
-        """Return the table of some queries."""
-        names = ("context", "signals", "legal", "quality", "step_cost")
-        arrays: dict[str, Any] = {name: getattr(self, name)[chosen] for name in names}
-        return dataclasses.replace(self, **arrays)
+    def children(self, node: int) -> slice:
+        """Return where the children of a node lie."""
+        return slice(1 + node * self.num_models, 1 + (node + 1) * self.num_models)
 
     def action_utilities(
         self, node: int, child_values: Float[np.ndarray, "query model"]
     ) -> Float[np.ndarray, "query action"]:
         """Return what each action at a node earns, where a child is worth what `child_values` says."""
-        children = slice(1 + node * self.num_models, 1 + (node + 1) * self.num_models)
-        ask = child_values - self.cost_weight * self.step_cost[:, children]
+        ask = child_values - self.cost_weight * self.step_cost[:, self.children(node)]
         utilities = np.concatenate([ask, self.quality[:, node : node + 1]], axis=1)
         return np.where(self.legal[:, node], utilities, -np.inf)
 
@@ -59,29 +53,21 @@ def decision_table(tree: RouteTree, *, cost_weight: float, allow_stop: bool = Tr
     """Return the decision nodes of a tree."""
     check_cost_weight(cost_weight)
     num_decisions = count_decision_nodes(tree)
-    valid = np.asarray(tree.valid)
-    asks = valid[:, 1 : 1 + num_decisions * tree.num_models].reshape(tree.num_queries, num_decisions, tree.num_models)
-    may_stop = np.broadcast_to(allow_stop and np.arange(num_decisions) > ROOT, asks.shape[:2])
-    stop = valid[:, :num_decisions] & (may_stop | ~asks.any(axis=2))
+    seen = observe_decision_states(tree, allow_stop=allow_stop)
+    context, signals, legal = (
+        np.asarray(leaf).reshape(tree.num_queries, num_decisions, leaf.shape[1])
+        for leaf in (seen.context, seen.signals, seen.legal)
+    )
     return DecisionTable(
-        context=np.asarray(tree.context, np.float32)[np.asarray(tree.context_row)[:, :num_decisions]],
-        signals=np.asarray(tree.signals)[:, :num_decisions],
-        legal=np.concatenate([asks, stop[..., None]], axis=2),
+        context=context.astype(np.float32),
+        signals=signals,
+        legal=legal & np.asarray(tree.valid)[:, :num_decisions, None],
         quality=np.asarray(tree.quality, np.float64),
         step_cost=np.asarray(tree.step_cost, np.float64),
         num_models=tree.num_models,
         num_stages=tree.num_stages,
         cost_weight=cost_weight,
-        allow_stop=allow_stop,
     )
-
-
-def decision_stages(num_models: int, num_stages: int) -> Int[np.ndarray, " decision"]:
-    """Return the stage of every decision node."""
-    stages = np.zeros(count_nodes(num_models, num_stages - 1), np.int64)
-    for stage in range(num_stages):
-        stages[stage_slice(num_models, stage)] = stage
-    return stages
 
 
 def routes_of_actions(table: DecisionTable, actions: Int[np.ndarray, "query decision"]) -> RouteBatch:

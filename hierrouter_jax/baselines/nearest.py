@@ -115,8 +115,7 @@ def _multi_hop_actions(
     actions = np.zeros(judged.legal.shape[:2], np.int64)
     queries = np.arange(train.num_queries)
     for node in reversed(range(num_decisions)):
-        children = slice(1 + node * train.num_models, 1 + (node + 1) * train.num_models)
-        known = train.action_utilities(node, worth[:, children])
+        known = train.action_utilities(node, worth[:, train.children(node)])
         actions[:, node] = _best_actions(train, table, node, known, num_neighbours)
         own = actions[:, node] if table is None else _best_actions(train, None, node, known, num_neighbours)
         worth[:, node] = np.where(train.legal[queries, node, own], known[queries, own], train.quality[:, node])

@@ -9,7 +9,15 @@ import numpy as np
 
 from hierrouter_jax.collect.frontier import Frontier
 from hierrouter_jax.collect.hop_prompts import context_text
-from hierrouter_jax.collect.outcomes import EXAMPLE_CODES, NO_ANSWER, NodeOutcomes, row_id_hash
+from hierrouter_jax.collect.outcomes import (
+    EXAMPLE_CODES,
+    FIELD_DTYPES,
+    NO_ANSWER,
+    NodeOutcomes,
+    field_dims,
+    field_names,
+    row_id_hash,
+)
 from hierrouter_jax.collect.score_responses import StoredScore
 from hierrouter_jax.core.text import Response
 from hierrouter_jax.routing.route_tree import ROOT, count_nodes
@@ -46,19 +54,8 @@ def build_outcomes(
 ) -> NodeOutcomes:
     """Return the arrays of `queries`, in their order. Equal texts share a context row."""
     shape = (len(queries), count_nodes(frontier.num_models, frontier.num_stages))
-    dtypes = {
-        "context_row": "int32",
-        "num_prompt_tokens": "int32",
-        "num_new_tokens": "int32",
-        "quality": "float32",
-        "valid": "bool",
-        "is_parsed": "bool",
-        "is_truncated": "bool",
-        "mean_logprob": "float32",
-        "answer_id": "int32",
-        "passes_examples": "int8",
-    }
-    nodes = {name: np.zeros(shape, dtype) for name, dtype in dtypes.items()}
+    of_nodes = [name for name in field_names() if field_dims(name) == ("query", "node")]
+    nodes = {name: np.zeros(shape, FIELD_DTYPES[name]) for name in of_nodes}
     row_of_text: dict[str, int] = {}
     for position, query_index in enumerate(queries):
         row = frontier.rows[query_index]

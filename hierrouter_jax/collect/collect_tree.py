@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import numpy as np
-
 from hierrouter_jax.collect.asking import DEFAULT_CHUNK_SIZE, generate_missing
 from hierrouter_jax.collect.build_outcomes import build_outcomes, context_texts, count_tasks, routable_queries
 from hierrouter_jax.collect.collection_inputs import WantedNodes, checked_rows, wanted_mask
 from hierrouter_jax.collect.collection_report import CollectionReport, LiveCounts, count_answers
+from hierrouter_jax.collect.embed_texts import embed_texts
 from hierrouter_jax.collect.frontier import Frontier
 from hierrouter_jax.collect.hop_prompts import hop_request
 from hierrouter_jax.collect.outcomes import NodeOutcomes, row_ids_digest
@@ -34,8 +33,6 @@ from hierrouter_jax.store.response_store import ResponseStore
 from hierrouter_jax.tasks.prompt_texts import LATEST_PROMPT_VERSION
 from hierrouter_jax.tasks.scoring import score_answer
 from hierrouter_jax.tasks.task_row import TaskRow
-
-ENCODE_CHUNK_SIZE = 128
 
 
 def collect_tree(
@@ -195,13 +192,9 @@ def _encode_and_build(
 ) -> dict[str, NodeOutcomes]:
     """Return the arrays of every split."""
     texts = {split: context_texts(frontier, kept, with_last_stage=with_last_stage) for split, kept in queries.items()}
-    distinct = sorted({text for own in texts.values() for text in own.values()}, key=lambda text: (len(text), text))
-    embeddings: dict[str, np.ndarray] = {}
-    with run.encoding, progress_bar("encoding contexts", len(distinct), is_quiet=run.is_quiet) as advance:
-        for start in range(0, len(distinct), ENCODE_CHUNK_SIZE):
-            chunk = distinct[start : start + ENCODE_CHUNK_SIZE]
-            embeddings |= dict(zip(chunk, encoder.encode(chunk), strict=True))
-            advance(len(chunk))
+    every_text = (text for own in texts.values() for text in own.values())
+    with run.encoding:
+        embeddings = embed_texts(encoder, every_text, title="encoding contexts", is_quiet=run.is_quiet)
     return {
         split: build_outcomes(
             frontier, kept, texts=texts[split], embeddings=embeddings, scores=scores, task_names=_task_names(frontier)

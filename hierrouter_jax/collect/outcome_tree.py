@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from hierrouter_jax.collect.build_outcomes import count_tasks
+from hierrouter_jax.collect.embed_texts import embed_texts
 from hierrouter_jax.collect.outcome_table import RecordedAnswer, RecordedQuery
 from hierrouter_jax.collect.outcomes import (
     EXAMPLE_CODES,
@@ -27,14 +29,12 @@ from hierrouter_jax.collect.tree_file import TreeFile, make_tree_file
 from hierrouter_jax.collect.tree_manifest import SPLITS, TreeManifest, created_by
 from hierrouter_jax.core.configs import digest, read_json
 from hierrouter_jax.core.errors import ConfigError, DataError, raise_all
-from hierrouter_jax.core.progress import progress_bar
 from hierrouter_jax.core.text import ModelCard, pool_digest
 from hierrouter_jax.costs import CostModel
 from hierrouter_jax.encoder.text_encoder import TextEncoder
-from hierrouter_jax.routing.route_tree import count_nodes
+from hierrouter_jax.routing.route_tree import count_nodes, node_parents
 from hierrouter_jax.tasks.scoring import AnswerReading
 
-ENCODE_CHUNK_SIZE = 128
 _PRICE = "price_usd_per_mtok"  # of both directions
 _CARD_FIELDS = (
     *("base_rate", "num_parameters", "price_in_usd_per_mtok", "price_out_usd_per_mtok"),
@@ -113,7 +113,8 @@ def outcome_tree_file(
     raise_all(DataError, "A table must have questions for learning and for testing, but has none for:", empty)
     by_split = {split: own for split, own in by_split.items() if own}
     tasks = tuple(dict.fromkeys(query.task for query in queries))
-    embeddings = _embeddings(encoder, [query.query for query in queries], is_quiet=is_quiet)
+    texts = (query.query for query in queries)
+    embeddings = embed_texts(encoder, texts, title="encoding questions", is_quiet=is_quiet)
     outcomes = {
         split: _outcomes(own, names, tasks, embeddings, num_stages=num_stages) for split, own in by_split.items()
     }
@@ -127,7 +128,7 @@ def outcome_tree_file(
         encoder_digest=encoder.digest,
         encoder_dim=encoder.dim,
         task_names=tasks,
-        split_sizes={split: _count([query.task for query in own]) for split, own in by_split.items()},
+        split_sizes={split: count_tasks(own) for split, own in by_split.items()},
         row_ids_digests={split: row_ids_digest(arrays.row_id_hash) for split, arrays in outcomes.items()},
         seed=shares.seed,
     )
@@ -166,12 +167,11 @@ def _outcomes(
     spread("passes_examples", [[EXAMPLE_CODES[one.passes_examples] for one in own] for own in readings], "int8")
     spread("answer_id", ids, "int32")
     columns["valid"][:, 0] = True
-    if num_stages > 1:  # a node below one that was not asked is none
-        parents = np.maximum((np.arange(num_nodes) - 1) // len(names), 0)
-        for node in range(1, num_nodes):
-            columns["valid"][:, node] &= columns["valid"][:, parents[node]]
-    for name, column in columns.items():
-        column[~columns["valid"]] = False if name == "valid" else 0
+    parents = node_parents(len(names), num_stages)
+    for node in range(1, num_nodes):  # a node below one that was not asked is none
+        columns["valid"][:, node] &= columns["valid"][:, parents[node]]
+    for column in columns.values():
+        column[~columns["valid"]] = 0
     return NodeOutcomes(
         **columns,
         context_row=np.repeat(context_row[:, None], num_nodes, axis=1),
@@ -187,17 +187,6 @@ def _answer_ids(answers: Sequence[RecordedAnswer | None]) -> list[int]:
     identities = [None if one is None or one.reading is None else one.reading.identity for one in answers]
     numbers: dict[str | None, int] = {None: NO_ANSWER}
     return [numbers.setdefault(identity, len(numbers)) for identity in identities]
-
-
-def _embeddings(encoder: TextEncoder, texts: Sequence[str], *, is_quiet: bool) -> dict[str, np.ndarray]:
-    distinct = sorted(dict.fromkeys(texts), key=lambda text: (len(text), text))
-    found: dict[str, np.ndarray] = {}
-    with progress_bar("encoding questions", len(distinct), is_quiet=is_quiet) as advance:
-        for start in range(0, len(distinct), ENCODE_CHUNK_SIZE):
-            chunk = distinct[start : start + ENCODE_CHUNK_SIZE]
-            found |= dict(zip(chunk, encoder.encode(chunk), strict=True))
-            advance(len(chunk))
-    return found
 
 
 def _split_of(query: RecordedQuery, shares: SplitShares) -> str:
@@ -224,7 +213,3 @@ def _card(name: str, figures: Mapping[str, Any]) -> ModelCard:
         max_new_tokens=1,
         **own,
     )
-
-
-def _count(tasks: Sequence[str]) -> dict[str, int]:
-    return {task: tasks.count(task) for task in dict.fromkeys(tasks)}

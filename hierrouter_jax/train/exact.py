@@ -32,7 +32,7 @@ from hierrouter_jax.routing.route_tree import RouteTree, rows_of_tree
 from hierrouter_jax.routing.values import PolicyValues, policy_values
 from hierrouter_jax.train.config import PPOConfig
 from hierrouter_jax.train.ppo import UpdateFn, deal_minibatches, draw_cost_weights, sum_over_devices
-from hierrouter_jax.train.state import Environment, TrainState, UpdateMetrics, count_up
+from hierrouter_jax.train.state import Environment, TrainState, UpdateMetrics, after_update
 
 LossFn = Callable[[RouterParams, RouteTree, Float[Array, " row"]], tuple[Float[Array, ""], UpdateMetrics]]
 Learned = tuple[RouterParams, optax.OptState]
@@ -71,13 +71,7 @@ def make_exact_update(
         metrics = jax.tree.map(jnp.mean, steps)
         num_rows = sum_over_devices(jnp.float32(row_ids.shape[0]), axis_name)
         hops = jnp.round(metrics.num_hops * num_rows * config.num_epochs).astype(jnp.uint32)
-        following = TrainState(
-            params=params,
-            opt_state=opt_state,
-            step=state.step + 1,
-            key=next_key,
-            num_hops=count_up(state.num_hops, hops),
-        )
+        following = after_update(state, params, opt_state, key=next_key, num_hops=hops)
         return following, metrics
 
     return update

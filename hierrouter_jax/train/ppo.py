@@ -32,7 +32,7 @@ from hierrouter_jax.routing.rollout import Trajectory, rollout
 from hierrouter_jax.routing.route_tree import RouteTree
 from hierrouter_jax.train.answers import answer_decisions, answered_tree, is_table_smaller, sample_from_answer
 from hierrouter_jax.train.config import PPOConfig
-from hierrouter_jax.train.state import Environment, TrainState, UpdateMetrics, count_up
+from hierrouter_jax.train.state import Environment, TrainState, UpdateMetrics, after_update
 
 UpdateFn = Callable[[TrainState, Int[Array, " batch"], Environment], tuple[TrainState, UpdateMetrics]]
 T = TypeVar("T")
@@ -98,13 +98,7 @@ def make_update(
         (params, opt_state), steps = jax.lax.scan(run_epoch, (state.params, state.opt_state), epoch_keys)
         hops, metrics = episode_metrics(trajectory, decisions, environment, allow_stop=allow_stop, axis_name=axis_name)
         terms, grad_norms = jax.tree.map(jnp.mean, steps)
-        following = TrainState(
-            params=params,
-            opt_state=opt_state,
-            step=state.step + 1,
-            key=next_key,
-            num_hops=count_up(state.num_hops, hops),
-        )
+        following = after_update(state, params, opt_state, key=next_key, num_hops=hops)
         return following, UpdateMetrics(
             **metrics,
             policy_loss=terms.policy,

@@ -77,6 +77,19 @@ def make_train_state(params: Params, optimizer: optax.GradientTransformation, *,
     )
 
 
+def after_update(
+    state: TrainState, params: Params, opt_state: optax.OptState, *, key: Key[Array, ""], num_hops: UInt32[Array, ""]
+) -> TrainState:
+    """Return the state after one more update, in which so many hops were taken."""
+    return TrainState(
+        params=params,
+        opt_state=opt_state,
+        step=state.step + 1,
+        key=key,
+        num_hops=count_up(state.num_hops, num_hops),
+    )
+
+
 def count_up(words: UInt32[Array, " word"], amount: UInt32[Array, ""]) -> UInt32[Array, " word"]:
     """Add to a counter of two 32-bit words: one word would wrap within a day of training."""
     low = words[0] + amount

@@ -22,7 +22,7 @@ from hierrouter_jax.baselines.decision_tables import (
     DecisionTable,
     decision_table,
     mean_utility,
-    routes_of_actions,
+    routes_of,
 )
 from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.routing.decision_states import count_decision_nodes
@@ -67,7 +67,7 @@ def scorer_cascade_routes(
 
 def plan_routes(table: DecisionTable, plan: CascadePlan, trust: Trust) -> RouteBatch:
     """Return the routes of a plan; where a model cannot be asked, the route ends with the answer before it."""
-    return routes_of_actions(table, _plan_actions(table, plan, trust))
+    return routes_of(table, _plan_actions(table, plan, trust))
 
 
 def _chosen_cascade(
@@ -88,7 +88,7 @@ def _chosen_cascade(
         on_train = measure(train_tree, train_tree)
         trust = on_train if validation is None else measure(train_tree, judged_tree)
         for plan in _plans(train_tree, judged, on_train):
-            earned = mean_utility(judged, plan_routes(judged, plan, trust))
+            earned = mean_utility(judged_tree, plan_routes(judged, plan, trust), cost_weight=cost_weight)
             if best is None or earned > best[0]:
                 best = (earned, plan, measure)
     if best is None:

@@ -16,7 +16,7 @@ from hierrouter_jax.baselines.decision_tables import (
     DecisionTable,
     decision_table,
     mean_utility,
-    routes_of_actions,
+    routes_of,
 )
 from hierrouter_jax.routing.route_tree import ROOT, RouteTree, check_same_pool, rows_of_tree
 from hierrouter_jax.routing.scores import RouteBatch
@@ -43,7 +43,10 @@ def one_shot_routes(
     judge_tree, learn_tree = _held_out(train_tree) if validation is None else (validation, train_tree)
     check_same_pool(train_tree, judge_tree)
     judge, learn = (decision_table(one, cost_weight=cost_weight) for one in (judge_tree, learn_tree))
-    earned = [mean_utility(judge, _one_shot(learn, judge, penalty)) for penalty in INVERSE_PENALTIES]
+    earned = [
+        mean_utility(judge_tree, _one_shot(learn, judge, penalty), cost_weight=cost_weight)
+        for penalty in INVERSE_PENALTIES
+    ]
     return _one_shot(train, table, INVERSE_PENALTIES[int(np.argmax(earned))])
 
 
@@ -62,12 +65,14 @@ def correctness_scores(
     if len(inputs) == 0:
         return scores
     # A quality of 0.7 is a right answer of weight 0.7 and a wrong one of weight 0.3.
-    doubled = np.concatenate([inputs, inputs])
-    labels = np.repeat([1, 0], len(inputs))
     weights = np.concatenate([rights, 1 - rights])
-    scores[:, 1:] = _fit(doubled[weights > 0], labels[weights > 0], inverse_penalty, weights[weights > 0])(
-        _inputs(table)[:, 1:].reshape(-1, inputs.shape[1])
-    )[:, -1].reshape(scores[:, 1:].shape)
+    is_used = weights > 0
+    labels = np.repeat([1, 0], len(inputs))[is_used]
+    if not labels.any():  # nothing was ever right, and nothing will be trusted
+        return scores
+    predict = _fit(np.concatenate([inputs, inputs])[is_used], labels, inverse_penalty, weights[is_used])
+    chances = predict(_inputs(table)[:, 1:].reshape(-1, inputs.shape[1]))[:, -1]
+    scores[:, 1:] = chances.reshape(scores[:, 1:].shape)
     return scores
 
 
@@ -86,7 +91,7 @@ def _one_shot(train: DecisionTable, table: DecisionTable, inverse_penalty: float
     chances[:, np.unique(labels)] = predict(table.context[:, ROOT])
     actions = np.full(table.legal.shape[:2], stop)
     actions[:, ROOT] = np.where(table.legal[:, ROOT, :stop], chances, -np.inf).argmax(axis=1)
-    return routes_of_actions(table, actions)
+    return routes_of(table, actions)
 
 
 def _fit(inputs: np.ndarray, labels: np.ndarray, inverse_penalty: float, weights: np.ndarray | None = None) -> Any:

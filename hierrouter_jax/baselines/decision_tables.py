@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 
 from hierrouter_jax.routing.decision_states import count_decision_nodes, observe_decision_states
 from hierrouter_jax.routing.mdp import check_cost_weight
-from hierrouter_jax.routing.route_tree import ROOT, RouteTree
-from hierrouter_jax.routing.scores import RouteBatch
+from hierrouter_jax.routing.route_tree import RouteTree
+from hierrouter_jax.routing.scores import RouteBatch, routes_of_actions, score_routes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,26 +70,12 @@ def decision_table(tree: RouteTree, *, cost_weight: float, allow_stop: bool = Tr
     )
 
 
-def routes_of_actions(table: DecisionTable, actions: Int[np.ndarray, "query decision"]) -> RouteBatch:
+def routes_of(table: DecisionTable, actions: Int[np.ndarray, "query decision"]) -> RouteBatch:
     """Return the routes that take, at each node they come to, the action given there."""
-    stop = table.num_models
-    queries, node = np.arange(table.num_queries), np.full(table.num_queries, ROOT)
-    is_ended, taken = np.zeros(table.num_queries, bool), []
-    for _ in range(table.num_stages):
-        at = np.minimum(node, actions.shape[1] - 1)
-        action = np.where(is_ended, stop, actions[queries, at])
-        is_ended |= action == stop
-        node = np.where(is_ended, node, node * table.num_models + 1 + action)
-        taken.append(action)
-    return RouteBatch(actions=jnp.asarray(np.stack(taken, axis=1), jnp.int32))
+    chosen = jnp.asarray(actions, jnp.int32)
+    return routes_of_actions(chosen, num_models=table.num_models, num_stages=table.num_stages)
 
 
-def mean_utility(table: DecisionTable, routes: RouteBatch) -> float:
-    """Return the mean utility of routes on the queries of a table."""
-    actions, queries = np.asarray(routes.actions), np.arange(table.num_queries)
-    node, cost = np.full(table.num_queries, ROOT), np.zeros(table.num_queries)
-    for stage in range(table.num_stages):
-        is_hop = actions[:, stage] < table.num_models
-        node = np.where(is_hop, node * table.num_models + 1 + actions[:, stage], node)
-        cost += np.where(is_hop, table.step_cost[queries, node], 0.0)
-    return float(np.mean(table.quality[queries, node] - table.cost_weight * cost))
+def mean_utility(tree: RouteTree, routes: RouteBatch, *, cost_weight: float) -> float:
+    """Return the mean utility of routes."""
+    return float(np.mean(np.asarray(score_routes(tree, routes, cost_weight=cost_weight).utility, np.float64)))

@@ -16,7 +16,7 @@ from hierrouter_jax.baselines.decision_tables import (
     DecisionTable,
     decision_table,
     mean_utility,
-    routes_of_actions,
+    routes_of,
 )
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.routing.route_tree import ROOT, RouteTree, check_same_pool
@@ -32,14 +32,13 @@ def knn_routes(
     cost_weight: float,
     validation: RouteTree | None = None,
     num_neighbours: int | None = None,
-    allow_stop: bool = True,
 ) -> RouteBatch:
     """Ask the one model that served the nearest train queries best.
 
     `num_neighbours` is chosen on the validation tree, without one by leaving each train query out in turn, unless it
     is given. Raises `DataError` for trees of different pools, `ConfigError` for a number below 1.
     """
-    return _routes(_one_hop_actions, train_tree, tree, cost_weight, validation, num_neighbours, allow_stop)
+    return _routes(_one_hop_actions, train_tree, tree, cost_weight, validation, num_neighbours, allow_stop=True)
 
 
 def knn_multi_hop_routes(
@@ -55,7 +54,7 @@ def knn_multi_hop_routes(
 
     Neighbours are found by the context's embedding, which holds the responses so far. See `knn_routes` for the rest.
     """
-    return _routes(_multi_hop_actions, train_tree, tree, cost_weight, validation, num_neighbours, allow_stop)
+    return _routes(_multi_hop_actions, train_tree, tree, cost_weight, validation, num_neighbours, allow_stop=allow_stop)
 
 
 _Actions = Callable[[DecisionTable, DecisionTable | None, int], Int[np.ndarray, "query decision"]]
@@ -68,6 +67,7 @@ def _routes(
     cost_weight: float,
     validation: RouteTree | None,
     num_neighbours: int | None,
+    *,
     allow_stop: bool,
 ) -> RouteBatch:
     check_same_pool(train_tree, tree)
@@ -75,21 +75,27 @@ def _routes(
         raise ConfigError(f"num_neighbours must be >= 1, but is {num_neighbours}.")
     train, table = (decision_table(one, cost_weight=cost_weight, allow_stop=allow_stop) for one in (train_tree, tree))
     if num_neighbours is None:
-        chosen_on = None
-        if validation is not None:
-            check_same_pool(train_tree, validation)
-            chosen_on = decision_table(validation, cost_weight=cost_weight, allow_stop=allow_stop)
-        num_neighbours = _best_number(actions_of, train, chosen_on)
-    return routes_of_actions(table, actions_of(train, table, num_neighbours))
+        num_neighbours = _best_number(actions_of, train_tree, validation, train, allow_stop=allow_stop)
+    return routes_of(table, actions_of(train, table, num_neighbours))
 
 
-def _best_number(actions_of: _Actions, train: DecisionTable, validation: DecisionTable | None) -> int:
+def _best_number(
+    actions_of: _Actions,
+    train_tree: RouteTree,
+    validation: RouteTree | None,
+    train: DecisionTable,
+    *,
+    allow_stop: bool,
+) -> int:
     """Return the number of neighbours with the highest mean utility; the largest of equals, whose means say more."""
+    judged_tree, judged, chosen_on = train_tree, train, None
+    if validation is not None:
+        check_same_pool(train_tree, validation)
+        judged_tree = validation
+        judged = chosen_on = decision_table(validation, cost_weight=train.cost_weight, allow_stop=allow_stop)
     numbers = [number for number in NUM_NEIGHBOURS if number < train.num_queries] or [1]
-    judged = train if validation is None else validation
-    earned = [
-        mean_utility(judged, routes_of_actions(judged, actions_of(train, validation, number))) for number in numbers
-    ]
+    routes = [routes_of(judged, actions_of(train, chosen_on, number)) for number in numbers]
+    earned = [mean_utility(judged_tree, each, cost_weight=train.cost_weight) for each in routes]
     return max(zip(earned, numbers, strict=True))[1]
 
 

@@ -6,7 +6,6 @@ recorded.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from hierrouter_jax.core.text import ModelCard, pool_digest
 from hierrouter_jax.costs import CostModel
 from hierrouter_jax.encoder.text_encoder import TextEncoder
 from hierrouter_jax.routing.route_tree import count_nodes, node_parents
+from hierrouter_jax.tasks.rows import hash_share
 from hierrouter_jax.tasks.scoring import AnswerReading
 
 _PRICE = "price_usd_per_mtok"  # of both directions
@@ -192,8 +192,7 @@ def _answer_ids(answers: Sequence[RecordedAnswer | None]) -> list[int]:
 def _split_of(query: RecordedQuery, shares: SplitShares) -> str:
     if query.split is not None:
         return query.split
-    raw = hashlib.sha256(f"{shares.seed}:{query.id}".encode()).digest()[:8]
-    place = int.from_bytes(raw, "big") / 2**64
+    place, _ = hash_share(query.id, shares.seed)
     if place < shares.test_share:
         return "test"
     return "validation" if place < shares.test_share + shares.validation_share else "train"

@@ -11,6 +11,8 @@ nothing can raise, all its scores are NaN.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,6 +58,24 @@ def score_routes(tree: RouteTree, routes: RouteBatch, *, cost_weight: Float[Arra
     if not isinstance(is_possible, jax.core.Tracer):
         _refuse_impossible(routes, is_possible)
     return scores
+
+
+@partial(jax.jit, static_argnames=("num_models", "num_stages"))
+def routes_of_actions(actions: Int[Array, "query node"], *, num_models: int, num_stages: int) -> RouteBatch:
+    """Return the routes that take, at each node they come to, the action given there.
+
+    Actions of the nodes where something is decided are enough: those of the first L stages.
+    """
+    queries = jnp.arange(actions.shape[0])
+    node = jnp.full(actions.shape[0], ROOT)
+    is_ended = jnp.full(actions.shape[0], False)
+    taken = []
+    for _ in range(num_stages):
+        action = jnp.where(is_ended, num_models, actions[queries, node])
+        is_ended = action == num_models
+        node = jnp.where(is_ended, node, node * num_models + 1 + action)
+        taken.append(action)
+    return RouteBatch(actions=jnp.stack(taken, axis=1))
 
 
 @jax.jit

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from hierrouter_jax.core.structs import array_struct
-from hierrouter_jax.routing.route_tree import ROOT, RouteTree, stage_slice
-from hierrouter_jax.routing.scores import RouteBatch
+from hierrouter_jax.routing.route_tree import RouteTree, stage_slice
+from hierrouter_jax.routing.scores import RouteBatch, routes_of_actions
 
 
 @array_struct
@@ -48,16 +48,7 @@ def optimal_actions(
 def optimal_routes(tree: RouteTree, *, cost_weight: Float[ArrayLike, ""], allow_stop: bool = True) -> RouteBatch:
     """Return the best route of every query."""
     best = optimal_actions(tree, cost_weight=cost_weight, allow_stop=allow_stop)
-    queries = jnp.arange(tree.num_queries)
-    node = jnp.full(tree.num_queries, ROOT)
-    is_ended = jnp.full(tree.num_queries, False)
-    actions = []
-    for _ in range(tree.num_stages):
-        action = jnp.where(is_ended, tree.stop, best[queries, node])
-        is_ended = action == tree.stop
-        node = jnp.where(is_ended, node, node * tree.num_models + 1 + action)
-        actions.append(action)
-    return RouteBatch(actions=jnp.stack(actions, axis=1))
+    return routes_of_actions(best, num_models=tree.num_models, num_stages=tree.num_stages)
 
 
 def policy_values(

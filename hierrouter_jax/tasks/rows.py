@@ -115,10 +115,10 @@ def sample_rows(rows: Sequence[TaskRow], num_rows: int, *, seed: int, what: str 
 
 def rank_rows(rows: Sequence[TaskRow], *, seed: int) -> list[TaskRow]:
     """Return the rows in the order of sha256(seed, id), which no order of the file can change."""
-    return sorted(rows, key=lambda row: _hash_share(row.id, seed))
+    return sorted(rows, key=lambda row: hash_share(row.id, seed))
 
 
-def _hash_share(row_id: str, seed: int) -> tuple[float, str]:
+def hash_share(row_id: str, seed: int) -> tuple[float, str]:
     """Return a number in [0, 1) that depends on id and seed alone, and the id to break ties."""
     raw = hashlib.sha256(f"{seed}:{row_id}".encode()).digest()[:8]
     return int.from_bytes(raw, "big") / 2**64, row_id
@@ -191,7 +191,7 @@ def _both_sides(source: str | Path, train_share: float) -> tuple[list[TaskRow], 
                 f"of {train[0].task!r}; rename the file or the task."
             )
     if train is None:
-        share = {row.id: _hash_share(row.id, 0)[0] for row in test}  # seed 0: the sides outlive every experiment's seed
+        share = {row.id: hash_share(row.id, 0)[0] for row in test}  # seed 0: the sides outlive every experiment's seed
         train = [row for row in test if share[row.id] < train_share]
         return train, [row for row in test if share[row.id] >= train_share]
     both = sorted({row.id for row in train} & {row.id for row in test})

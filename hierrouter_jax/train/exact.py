@@ -21,7 +21,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from hierrouter_jax.agent.distributions import entropy, masked_probs
 from hierrouter_jax.agent.networks import RouterParams, apply_router
@@ -31,11 +31,10 @@ from hierrouter_jax.routing.mdp import reset
 from hierrouter_jax.routing.route_tree import RouteTree, rows_of_tree
 from hierrouter_jax.routing.values import PolicyValues, policy_values
 from hierrouter_jax.train.config import PPOConfig
-from hierrouter_jax.train.ppo import UpdateFn, deal_minibatches, draw_cost_weights, sum_over_devices
+from hierrouter_jax.train.ppo import Learned, UpdateFn, draw_cost_weights, run_epochs, sum_over_devices
 from hierrouter_jax.train.state import Environment, TrainState, UpdateMetrics, after_update
 
 LossFn = Callable[[RouterParams, RouteTree, Float[Array, " row"]], tuple[Float[Array, ""], UpdateMetrics]]
-Learned = tuple[RouterParams, optax.OptState]
 T = TypeVar("T")
 _EPSILON = 1e-8
 
@@ -62,12 +61,11 @@ def make_exact_update(
         loss = partial(exact_loss, config=config, allow_stop=allow_stop, is_shown=is_shown, axis_name=axis_name)
         take_step = partial(_minibatch_step, tree, loss, optimizer=optimizer, axis_name=axis_name)
 
-        def run_epoch(carry: Learned, epoch_key: Key[Array, ""]) -> tuple[Learned, UpdateMetrics]:
-            positions = deal_minibatches(row_ids, config.num_minibatches, key=epoch_key)
-            return jax.lax.scan(lambda carry, rows: take_step(carry, queries[rows], prices[rows]), carry, positions)
+        def step_on(learned: Learned, rows: Int[Array, " row"]) -> tuple[Learned, UpdateMetrics]:
+            return take_step(learned, queries[rows], prices[rows])
 
-        epoch_keys = jax.random.split(stream_key(key, "minibatches"), config.num_epochs)
-        (params, opt_state), steps = jax.lax.scan(run_epoch, (state.params, state.opt_state), epoch_keys)
+        learned = (state.params, state.opt_state)
+        (params, opt_state), steps = run_epochs(step_on, learned, row_ids, config, key=stream_key(key, "minibatches"))
         metrics = jax.tree.map(jnp.mean, steps)
         num_rows = sum_over_devices(jnp.float32(row_ids.shape[0]), axis_name)
         hops = jnp.round(metrics.num_hops * num_rows * config.num_epochs).astype(jnp.uint32)

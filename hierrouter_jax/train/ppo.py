@@ -35,6 +35,7 @@ from hierrouter_jax.train.config import PPOConfig
 from hierrouter_jax.train.state import Environment, TrainState, UpdateMetrics, after_update
 
 UpdateFn = Callable[[TrainState, Int[Array, " batch"], Environment], tuple[TrainState, UpdateMetrics]]
+Learned = tuple[RouterParams, optax.OptState]
 T = TypeVar("T")
 SHARE_OF_FREE = 1 / 8  # of a conditioned router's training episodes: those in which cost does not count
 _ADVANTAGE_EPSILON = 1e-8
@@ -86,16 +87,11 @@ def make_update(
         decisions = estimate_targets(trajectory, config)
         take_step = partial(minibatch_step, optimizer=optimizer, config=config, axis_name=axis_name)
 
-        def run_epoch(
-            carry: tuple[RouterParams, optax.OptState], epoch_key: Key[Array, ""]
-        ) -> tuple[tuple[RouterParams, optax.OptState], tuple[LossTerms, Array]]:
-            positions = deal_minibatches(row_ids, config.num_minibatches, key=epoch_key)
-            return jax.lax.scan(
-                lambda carry, rows: take_step(*carry, select_rows(decisions, rows), environment.tree), carry, positions
-            )
+        def step_on(learned: Learned, rows: Int[Array, " row"]) -> tuple[Learned, tuple[LossTerms, Array]]:
+            return take_step(*learned, select_rows(decisions, rows), environment.tree)
 
-        epoch_keys = jax.random.split(stream_key(key, "minibatches"), config.num_epochs)
-        (params, opt_state), steps = jax.lax.scan(run_epoch, (state.params, state.opt_state), epoch_keys)
+        learned = (state.params, state.opt_state)
+        (params, opt_state), steps = run_epochs(step_on, learned, row_ids, config, key=stream_key(key, "minibatches"))
         hops, metrics = episode_metrics(trajectory, decisions, environment, allow_stop=allow_stop, axis_name=axis_name)
         terms, grad_norms = jax.tree.map(jnp.mean, steps)
         following = after_update(state, params, opt_state, key=next_key, num_hops=hops)
@@ -150,6 +146,25 @@ def estimate_targets(trajectory: Trajectory, config: PPOConfig) -> Decisions:
         target=advantages + trajectory.value,
         mask=trajectory.mask,
     )
+
+
+def run_epochs(
+    step_on: Callable[[Learned, Int[Array, " row"]], tuple[Learned, T]],
+    learned: Learned,
+    row_ids: Int[Array, " batch"],
+    config: PPOConfig,
+    *,
+    key: Key[Array, ""],
+) -> tuple[Learned, T]:
+    """Take one step a minibatch, `num_epochs` times over; `step_on` is given the positions of a minibatch's rows.
+
+    What the steps return beside weights and moments comes back stacked as [epoch minibatch ...].
+    """
+
+    def run_epoch(learned: Learned, epoch_key: Key[Array, ""]) -> tuple[Learned, T]:
+        return jax.lax.scan(step_on, learned, deal_minibatches(row_ids, config.num_minibatches, key=epoch_key))
+
+    return jax.lax.scan(run_epoch, learned, jax.random.split(key, config.num_epochs))
 
 
 def deal_minibatches(

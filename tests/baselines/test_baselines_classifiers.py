@@ -57,6 +57,14 @@ def test_scores_tell_right_answers_from_wrong_ones():
     assert abs(scores[:, 1:].mean() - 0.4) < 0.05
 
 
+@pytest.mark.parametrize("quality", [0.0, 1.0])
+def test_where_all_answers_are_alike_so_are_the_scores(quality):
+    train, test = random_tree(2, num_signals=num_signals(3, 2)), random_tree(3, num_signals=num_signals(3, 2))
+    alike = train.replace(quality=jnp.full_like(train.quality, quality).at[:, 0].set(0))
+    scores = correctness_scores(alike, test, inverse_penalty=0.01)
+    np.testing.assert_array_equal(scores[:, 1:], np.full((7, 3), quality))
+
+
 def test_trees_of_other_pools_are_refused():
     with pytest.raises(DataError, match="share models"):
         one_shot_routes(random_tree(2, num_models=2), random_tree(3), cost_weight=0.1)

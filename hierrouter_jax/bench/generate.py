@@ -24,7 +24,7 @@ from hierrouter_jax.bench.tree_requests import ROWS_VARIABLE, rows_folder
 from hierrouter_jax.bench.workloads import Workload, fixed_workload, mix_workload
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.text import GREEDY
-from hierrouter_jax.llm.batching import device_limits
+from hierrouter_jax.llm.batching import BatchLimits, device_limits
 from hierrouter_jax.llm.decoder import DecoderModel
 from hierrouter_jax.llm.generation import generate_tokens
 from hierrouter_jax.llm.int8 import float_type
@@ -54,6 +54,10 @@ class GenerateBench(PoolOptions):
     """Folder of benchmark rows for the GSM8K mix; by default that of HIERROUTER_BENCHMARKS, without it no mix."""
     dtype: Literal["float32", "bfloat16", "int8"] | None = None
     """Type of weights and cache; by default float32 on CPU and bfloat16 elsewhere. Beside int8, a peer has float32."""
+    chunk: int | None = None
+    """Steps that the host does not look at; by default as many as for this kind of device."""
+    max_lookup_batch: int | None = None
+    """Rows up to which repeated tokens are proposed (0: never); by default as many as for this kind of device."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -76,7 +80,7 @@ def bench_generate(options: GenerateBench) -> BenchReport:
     pool, name = _open(options, dtype)
     decoder = pool.decoder(name)
     workloads, notes = _workloads(options, pool, name)
-    sides: dict[str, Generate] = {OURS: lambda work: generate_ours(decoder, work)}
+    sides: dict[str, Generate] = {OURS: lambda work: generate_ours(decoder, work, _limits(options))}
     for peer in options.against:
         peer_dtype = float_type(dtype).name
         sides[_peer_title(peer, peer_dtype)] = _make_peer(peer, pool, name, peer_dtype)
@@ -90,7 +94,7 @@ def bench_generate(options: GenerateBench) -> BenchReport:
     return BenchReport(title=title, rows=tuple(rows), notes=notes, more={"dtype": dtype})
 
 
-def generate_ours(decoder: DecoderModel, work: Workload) -> list[list[int]]:
+def generate_ours(decoder: DecoderModel, work: Workload, limits: BatchLimits | None = None) -> list[list[int]]:
     """Generate a workload by our public function, all rows in one batch."""
     produced = generate_tokens(
         decoder,
@@ -99,9 +103,15 @@ def generate_ours(decoder: DecoderModel, work: Workload) -> list[list[int]]:
         samplings=[GREEDY] * len(work.prompts),
         stop_token_ids=work.stop_token_ids,
         is_complete=work.is_complete,
-        limits=dataclasses.replace(device_limits(), max_batch=len(work.prompts)),
+        limits=dataclasses.replace(limits or device_limits(), max_batch=len(work.prompts)),
     )
     return [list(row.token_ids) for row in produced]
+
+
+def _limits(options: GenerateBench) -> BatchLimits:
+    """Return the limits of the device at hand, with what the options say instead."""
+    named = {"chunk": options.chunk, "max_lookup_batch": options.max_lookup_batch}
+    return dataclasses.replace(device_limits(), **{name: value for name, value in named.items() if value is not None})
 
 
 def _open(options: GenerateBench, dtype: WeightsDtype) -> tuple[Pool, str]:

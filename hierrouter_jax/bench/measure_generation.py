@@ -12,9 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import jax
+
 from hierrouter_jax.bench.alternate import alternate
-from hierrouter_jax.bench.floor import Floor, FloorModel, Rates, generation_floor, measure_rates, rows_to_measure
-from hierrouter_jax.bench.product_times import copy_rate, product_seconds
+from hierrouter_jax.bench.floor import (
+    Floor,
+    FloorModel,
+    ProductShape,
+    Rates,
+    generation_floor,
+    measure_rates,
+    rows_to_measure,
+)
+from hierrouter_jax.bench.product_times import best_flop_rate, copy_rate, product_seconds, roofline_seconds
 from hierrouter_jax.bench.report import announce
 from hierrouter_jax.bench.rows import BenchRow, medians_row
 from hierrouter_jax.bench.workloads import Workload
@@ -72,10 +82,12 @@ def _floor(
     is_fixed = len(set(new_lengths)) == 1
     decode_rows, prefill_rows = rows_to_measure(batch, prompt_lengths)
     decode_rows = (batch,) if is_fixed else decode_rows
+    bytes_per_s = copy_rate(dtype=dtype)
     with progress_bar("measuring matrix products", len(decode_rows) * 5 + 4) as advance:
+        own_seconds = _time_product(model, dtype, bytes_per_s)
 
         def time_product(*given: Any) -> float:
-            seconds = product_seconds(*given, dtype=dtype)
+            seconds = own_seconds(*given)
             advance(1)
             return seconds
 
@@ -84,9 +96,17 @@ def _floor(
             decode_rows=decode_rows,
             prefill_rows=(prefill_rows,),
             time_product=time_product,
-            copy_bytes_per_s=copy_rate(dtype=dtype),
+            copy_bytes_per_s=bytes_per_s,
         )
     return generation_floor(model, rates, prompt_lengths=prompt_lengths, new_lengths=new_lengths), rates
+
+
+def _time_product(model: FloorModel, dtype: str, bytes_per_s: float) -> Callable[[ProductShape, int], float]:
+    """Return what gives a product's seconds: measured on CPU, elsewhere the roofline of two measured rates."""
+    if jax.default_backend() == "cpu":
+        return partial(product_seconds, dtype=dtype)
+    flops_per_s = best_flop_rate(dtype=dtype)
+    return partial(roofline_seconds, itemsize=model.weight_itemsize, bytes_per_s=bytes_per_s, flops_per_s=flops_per_s)
 
 
 def _extras(

@@ -4,6 +4,10 @@ A product is timed over all its weights in one program: weights are distinct arr
 where the model's are, and each product waits for the one before it through one element of its input. Weights are
 random, as large as the model's; both layouts are timed, (in, out) and (out, in), and the faster counts. Seconds are
 medians. Products in int8 are summed in int32, and have `MIN_ROWS` rows at least, as ours have.
+
+On an accelerator products are not timed one by one: at few rows they take less time than a call does. There a product
+costs what its weights' bytes take at the copy rate or its FLOPs at the rate of one large product, whichever is more
+(the roofline: Williams et al. 2009).
 """
 
 from __future__ import annotations
@@ -23,7 +27,9 @@ from hierrouter_jax.llm.int8 import MIN_ROWS
 
 MIN_REPEATS = 5
 MIN_TIMED_S = 0.2
-COPIED_BYTES = 2**28
+COPIED_BYTES = 2**28  # on CPU; an accelerator's caches are larger, and its memory faster
+COPIED_BYTES_OF_ACCELERATOR = 2**32
+LARGE_PRODUCT = 8192  # rows, and sizes of the weights, of the product whose rate is an accelerator's best
 KEEP_FINITE = 1e-30  # what a product's output adds to the next one's input: a dependence, not a number
 
 
@@ -32,11 +38,13 @@ def product_seconds(shape: ProductShape, num_rows: int, *, dtype: DTypeLike) -> 
     return min(_layout_seconds(shape, num_rows, dtype, is_transposed=layout) for layout in (False, True))
 
 
-def copy_rate(*, dtype: DTypeLike = jnp.float32, size_bytes: int = COPIED_BYTES) -> float:
+def copy_rate(*, dtype: DTypeLike = jnp.float32, size_bytes: int | None = None) -> float:
     """Return the bytes read and written a second where an array that fits no cache is updated in place.
 
     In place, as a cache is: fresh memory would be paid for page by page.
     """
+    if size_bytes is None:
+        size_bytes = COPIED_BYTES if jax.default_backend() == "cpu" else COPIED_BYTES_OF_ACCELERATOR
     x = jnp.ones((size_bytes // jnp.dtype(dtype).itemsize,), dtype)
     size = x.nbytes
 
@@ -46,6 +54,23 @@ def copy_rate(*, dtype: DTypeLike = jnp.float32, size_bytes: int = COPIED_BYTES)
         return x
 
     return 2 * size / median_seconds(update)
+
+
+def best_flop_rate(*, dtype: DTypeLike, size: int = LARGE_PRODUCT) -> float:
+    """Return the FLOPs a second of one large square product."""
+    shape = ProductShape(name="large", dim_in=size, dim_out=size, num_weights=1)
+    return shape.flops(size) / product_seconds(shape, size, dtype=dtype)
+
+
+def roofline_seconds(
+    shape: ProductShape, num_rows: int, *, itemsize: int, bytes_per_s: float, flops_per_s: float
+) -> float:
+    """Return what a product over all its weights takes at least, `itemsize` bytes each.
+
+    That is their bytes at the one rate or its FLOPs at the other, whichever is more.
+    """
+    weight_bytes = itemsize * shape.dim_in * shape.dim_out * shape.num_weights
+    return max(weight_bytes / bytes_per_s, shape.flops(num_rows) / flops_per_s)
 
 
 def median_seconds(run: Callable[[], Any], *, clock: Callable[[], float] = time.perf_counter) -> float:

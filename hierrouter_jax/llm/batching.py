@@ -70,6 +70,7 @@ def device_limits() -> BatchLimits:
         max_cache_bytes=max(2**28, free // 2),
         max_prefix_bytes=free // 16,
         max_lookup_batch=16,
+        chunk=32,
     )
 
 

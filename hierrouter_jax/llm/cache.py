@@ -44,10 +44,16 @@ def empty_cache(config: DecoderConfig, batch_size: int, num_slots: int, *, dtype
     """Return a cache without tokens."""
     key_shape = (batch_size, config.num_kv_heads, config.head_dim, num_slots)
     value_shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
+    return _zeros(key_shape, value_shape, config.num_layers, jnp.dtype(dtype))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _zeros(key_shape: tuple[int, ...], value_shape: tuple[int, ...], num_layers: int, dtype: np.dtype) -> KVCache:
+    """Return a cache of zeros by one program: an array for itself costs an accelerator's host as much as a step."""
     return KVCache(
-        keys=tuple(jnp.zeros(key_shape, dtype) for _ in range(config.num_layers)),
-        values=tuple(jnp.zeros(value_shape, dtype) for _ in range(config.num_layers)),
-        lengths=jnp.zeros((batch_size,), jnp.int32),
+        keys=tuple(jnp.zeros(key_shape, dtype) for _ in range(num_layers)),
+        values=tuple(jnp.zeros(value_shape, dtype) for _ in range(num_layers)),
+        lengths=jnp.zeros((key_shape[0],), jnp.int32),
     )
 
 
@@ -127,27 +133,21 @@ def insert_rows(cache: KVCache, new: KVCache, sources: Sequence[int], targets: S
 
     `new` must have at most as many slots. Slots behind those of `new` keep what they held, which nobody sees.
     """
-    keys, values = list(cache.keys), list(cache.values)
-    for source, target in zip(sources, targets, strict=True):
-        for layer, (new_keys, new_values) in enumerate(zip(new.keys, new.values, strict=True)):
-            keys[layer], values[layer] = insert_layer_row(
-                keys[layer], values[layer], new_keys, new_values, source, target
-            )
+    num_rows, num_new_rows = len(cache.lengths), len(new.lengths)
+    places = np.full(num_new_rows, num_rows, np.int32)  # behind the last row: such a row is dropped
+    places[list(sources)] = targets
+    pairs = [
+        insert_layer_rows(*own, places) for own in zip(cache.keys, cache.values, new.keys, new.values, strict=True)
+    ]
     lengths = cache.lengths.at[np.asarray(targets)].set(new.lengths[np.asarray(sources)])
-    return KVCache(keys=tuple(keys), values=tuple(values), lengths=lengths)
+    return KVCache(keys=tuple(keys for keys, _ in pairs), values=tuple(values for _, values in pairs), lengths=lengths)
 
 
 @partial(jax.jit, donate_argnames=("keys", "values"))
-def insert_layer_row(
-    keys: Keys,
-    values: Values,
-    new_keys: OtherKeys,
-    new_values: OtherValues,
-    source: Int[ArrayLike, ""],
-    target: Int[ArrayLike, ""],
+def insert_layer_rows(
+    keys: Keys, values: Values, new_keys: OtherKeys, new_values: OtherValues, places: Int[Array, " other_batch"]
 ) -> tuple[Keys, Values]:
-    """Return one layer's keys and values with row `source` of the new ones in the place of row `target`."""
-    row_keys = jax.lax.dynamic_slice_in_dim(new_keys, source, 1)
-    row_values = jax.lax.dynamic_slice_in_dim(new_values, source, 1)
-    keys = jax.lax.dynamic_update_slice(keys, row_keys, (target, 0, 0, 0))
-    return keys, jax.lax.dynamic_update_slice(values, row_values, (target, 0, 0, 0))
+    """Return one layer's keys and values with each row of the new ones at its place, or dropped where it has none."""
+    num_slots = new_values.shape[2]
+    keys = keys.at[places, :, :, :num_slots].set(new_keys, mode="drop")
+    return keys, values.at[places, :, :num_slots].set(new_values, mode="drop")

@@ -113,8 +113,8 @@ class Decoder(nnx.Module):
         return self.embed(tokens, scale=self.config.embed_scale), self._turns(positions)
 
     def logits(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch vocab"]:
-        """Return float32 logits of normalised states."""
-        product = self.embed.unembed(hidden) if self.unembed is None else self.unembed(hidden)
+        """Return float32 logits of normalised states; narrower ones would make ties of close tokens."""
+        product = self.embed.unembed(hidden) if self.unembed is None else self.unembed.wide(hidden)
         product = product.astype(jnp.float32)
         cap = self.config.final_soft_cap
         return product if cap is None else cap * jnp.tanh(product / cap)
@@ -144,7 +144,7 @@ class Embedding(nnx.Module):
 
     def unembed(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch vocab"]:
         """Return hidden @ table.T."""
-        return jnp.einsum("...e,ve->...v", hidden, self.table[...])
+        return jnp.einsum("...e,ve->...v", hidden, self.table[...], preferred_element_type=jnp.float32)
 
 
 class Int8Embedding(Embedding):

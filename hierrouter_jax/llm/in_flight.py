@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -155,17 +155,19 @@ class InFlightBatch:
         proposals = self._propose()
         state = _state_of(self._places, self._make_slots(self._num_slots_for(proposals.shape[1])))
         if proposals.size:
-            state, drawn, logprobs = verify_proposals(self._model, state, proposals)
+            state, *outcome = verify_proposals(self._model, state, proposals)
+            drawn, logprobs = jax.device_get(outcome)
             num_computed = drawn.size
         else:
             num_ending = max(1, len(self._places) // 16) if self._waiting else len(self._places)
-            state, drawn, logprobs = decode_chunk(
+            state, *outcome = decode_chunk(
                 self._model, state, self._stop_ids, num_ending, num_steps=self._limits.chunk, mode=self._mode
             )
-            num_computed = len(self._places) * int((np.asarray(drawn) != NO_TOKEN).any(axis=0).sum())
+            drawn, logprobs = jax.device_get(outcome)
+            num_computed = len(self._places) * int((drawn != NO_TOKEN).any(axis=0).sum())
         self._cache = state.cache
         self._counts.computed_new += num_computed
-        return self._take_all(np.asarray(drawn), np.asarray(logprobs), proposals)
+        return self._take_all(drawn, logprobs, proposals)
 
     def _num_slots_for(self, num_proposed: int) -> int:
         """Return the slots that the next steps write to; proposals are written before it is known how many hold."""
@@ -228,11 +230,11 @@ def _state_of(places: Sequence[Row | None], cache: KVCache) -> DecodeState:
     """Return what the device needs to know of the rows; a free place is done."""
     rows = [row if row is not None else _NOBODY for row in places]
     return DecodeState(
-        cache=replace(cache, lengths=jnp.array([row.num_tokens - 1 for row in rows], jnp.int32)),
-        last_tokens=jnp.array([row.token_ids[-1] for row in rows], jnp.int32),
-        num_new=jnp.array([len(row.token_ids) for row in rows], jnp.int32),
-        budgets=jnp.array([row.budget for row in rows], jnp.int32),
-        is_done=jnp.array([row is None for row in places]),
+        cache=replace(cache, lengths=np.array([row.num_tokens - 1 for row in rows], np.int32)),
+        last_tokens=np.array([row.token_ids[-1] for row in rows], np.int32),
+        num_new=np.array([len(row.token_ids) for row in rows], np.int32),
+        budgets=np.array([row.budget for row in rows], np.int32),
+        is_done=np.array([row is None for row in places]),
         sampling=stack_samplings([row.sampling for row in rows]),
     )
 

@@ -45,6 +45,10 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim_out"]:
         return _add_bias(x @ self.kernel[...], self.bias)
 
+    def wide(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim_out"]:
+        """Return the same in float32, never rounded to a narrower type of x."""
+        return _add_bias(jnp.matmul(x, self.kernel[...], preferred_element_type=jnp.float32), self.bias)
+
 
 class Int8Linear(Linear):
     """What a `Linear` computes, with its kernel rounded to int8 (see `int8`); that kernel is (out, in)."""
@@ -56,6 +60,10 @@ class Int8Linear(Linear):
 
     def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim_out"]:
         return _add_bias(int8_product(x, self.int8_kernel[...], self.scale[...]), self.bias)
+
+    def wide(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim_out"]:
+        """Return the same in float32."""
+        return self(x.astype(jnp.float32))
 
 
 def _add_bias(product: Float[Array, "*batch dim_out"], bias: nnx.Param | None) -> Float[Array, "*batch dim_out"]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hierrouter_jax.llm.cache import insert_layer_row, resize_layer, take_layer_rows
+from hierrouter_jax.llm.cache import insert_layer_rows, resize_layer, take_layer_rows
 from hierrouter_jax.llm.decode_loop import decode_chunk
 from hierrouter_jax.llm.host_memory import give_back_freed_memory
 from hierrouter_jax.llm.likelihood import join_states, sum_logprobs
@@ -20,7 +20,7 @@ from hierrouter_jax.llm.reading import begin_piece, draw_first, last_states, rea
 DECODER_PROGRAMS: tuple[Any, ...] = (decode_chunk, verify_proposals, read_piece)
 LAYER_PROGRAMS: tuple[Any, ...] = (
     *(begin_piece, run_layer, last_states, draw_first, join_states, sum_logprobs),
-    *(insert_layer_row, resize_layer, take_layer_rows),
+    *(insert_layer_rows, resize_layer, take_layer_rows),
 )
 LAYERS_PER_DECODER = 16  # so many programs of a layer take about as much memory as one of a decoder
 

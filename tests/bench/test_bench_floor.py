@@ -17,7 +17,14 @@ from hierrouter_jax.bench.floor import (
     measure_rates,
     rows_to_measure,
 )
-from hierrouter_jax.bench.product_times import _chain, copy_rate, median_seconds, product_seconds
+from hierrouter_jax.bench.product_times import (
+    _chain,
+    best_flop_rate,
+    copy_rate,
+    median_seconds,
+    product_seconds,
+    roofline_seconds,
+)
 from hierrouter_jax.llm.config import DecoderConfig
 from hierrouter_jax.llm.decoder import abstract_leaves
 
@@ -109,4 +116,12 @@ def test_seconds_are_medians_of_a_clock():
     assert product_seconds(shape, 5, dtype="float32") > 0
     assert product_seconds(shape, 1, dtype="int8") > 0
     assert copy_rate(size_bytes=2**20) > 0
+    assert best_flop_rate(dtype="float32", size=31) > 0
     assert jax.default_backend() == "cpu"
+
+
+def test_a_product_on_the_roofline_costs_the_dearer_of_bytes_and_flops():
+    shape = ProductShape(name="down", dim_in=7, dim_out=11, num_weights=3)
+    rates = {"itemsize": 2, "bytes_per_s": 13.0, "flops_per_s": 17.0}
+    assert roofline_seconds(shape, 1, **rates) == pytest.approx(7 * 11 * 3 * 2 / 13)  # bytes: 35.5 s, FLOPs: 27.2 s
+    assert roofline_seconds(shape, 5, **rates) == pytest.approx(5 * 7 * 11 * 3 * 2 / 17)

@@ -54,9 +54,8 @@ def measure_workload(
     )
     produced = {side: _lengths(outcome) for side, outcome in whole.outcomes.items()}
     floor, rates = _floor(model, work, batch, produced[OURS], dtype)
-    announce(
-        f"{work.name}, batch {batch}: floor {floor.total_s:.3f} s, ours {statistics.median(whole.runs_s[OURS]):.3f} s"
-    )
+    medians = ", ".join(f"{side} {statistics.median(runs_s):.3f} s" for side, runs_s in whole.runs_s.items())
+    announce(f"{work.name}, batch {batch}: floor {floor.total_s:.3f} s, {medians}")
     rows = []
     for part, runs_s, floor_s in (
         ("total", whole.runs_s, floor.total_s),

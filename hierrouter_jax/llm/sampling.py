@@ -37,13 +37,15 @@ class SamplingRows:
 
 def stack_samplings(samplings: Sequence[Sampling]) -> SamplingRows:
     """Return the settings as arrays, one entry a row, handed to the device together."""
-    rows = SamplingRows(
-        temperature=np.array([sampling.temperature for sampling in samplings], np.float32),
-        top_k=np.array([sampling.top_k or 0 for sampling in samplings], np.int32),
-        top_p=np.array([1.0 if sampling.top_p is None else sampling.top_p for sampling in samplings], np.float32),
-        seed=np.array([sampling.seed % 2**32 for sampling in samplings], np.uint32),
+    temperature, top_k, top_p, seed = jax.device_put(
+        (
+            np.array([sampling.temperature for sampling in samplings], np.float32),
+            np.array([sampling.top_k or 0 for sampling in samplings], np.int32),
+            np.array([1.0 if sampling.top_p is None else sampling.top_p for sampling in samplings], np.float32),
+            np.array([sampling.seed % 2**32 for sampling in samplings], np.uint32),
+        )
     )
-    return jax.device_put(rows)
+    return SamplingRows(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
 
 
 def sampling_mode(samplings: Sequence[Sampling]) -> SamplingMode:

@@ -26,7 +26,8 @@ FEW_PLACES = 8
 class BatchLimits:
     """What bounds a batch; the defaults are for CPU, `device_limits` has those of the device at hand.
 
-    `max_batch` rows decode together, fewer where their caches would exceed `max_cache_bytes`. Prompts of up to
+    `max_batch` rows decode together, fewer where their caches would exceed `max_cache_bytes`; they get `min_places`
+    places at least. Prompts of up to
     `max_read_tokens`, padding included, are read together (one prompt at least). The host looks at the rows every
     `chunk` steps at least. At most `max_prefix_bytes` of a model's prompts are kept for others that begin alike; 0
     keeps none. Where at most `max_lookup_batch` rows decode, up to `lookup_length` tokens that a row may repeat are
@@ -34,6 +35,7 @@ class BatchLimits:
     """
 
     max_batch: int = 64
+    min_places: int = 1
     max_read_tokens: int = 512
     max_cache_bytes: int = 4 * 2**30
     max_prefix_bytes: int = 2**29
@@ -44,7 +46,7 @@ class BatchLimits:
 
     def __post_init__(self) -> None:
         """Refuse limits under which nothing can run."""
-        for name in ("max_batch", "max_read_tokens", "max_cache_bytes", "chunk", "max_programs"):
+        for name in ("max_batch", "min_places", "max_read_tokens", "max_cache_bytes", "chunk", "max_programs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, but is {getattr(self, name)}.")
         for name in ("max_prefix_bytes", "max_lookup_batch", "lookup_length"):
@@ -56,7 +58,8 @@ def device_limits() -> BatchLimits:
     """Return the limits for the default device: on an accelerator, which large batches suit, by its free memory.
 
     Half of what is free goes to the rows in flight and a sixteenth to kept prompts; parameters that are loaded later,
-    and what a step needs besides, share the rest.
+    and what a step needs besides, share the rest. A GPU's single row has an empty place beside it: of one row times a
+    matrix XLA makes a sum over a product that is written to memory first, of two rows a matrix product.
     """
     device = jax.devices()[0]
     if device.platform == "cpu":
@@ -66,6 +69,7 @@ def device_limits() -> BatchLimits:
     free = stats.get("bytes_limit", 8 * 2**30) - stats.get("bytes_in_use", 0)
     return BatchLimits(
         max_batch=256,
+        min_places=2 if device.platform == "gpu" else 1,
         max_read_tokens=4096,
         max_cache_bytes=max(2**28, free // 2),
         max_prefix_bytes=free // 16,

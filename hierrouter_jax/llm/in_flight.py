@@ -78,7 +78,7 @@ class InFlightBatch:
         """Yield the rows that ended since the last time, until none is left; work goes on when more are asked for."""
         while self._waiting or self._running():
             num_free = self._num_free()
-            self._arrange(decode_bucket(len(self._running()) + num_free))
+            self._arrange(decode_bucket(max(self._limits.min_places, len(self._running()) + num_free)))
             ended = self._admit(num_free)
             if self._running():
                 ended += self._decode()

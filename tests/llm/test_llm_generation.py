@@ -219,6 +219,17 @@ def test_a_larger_batch_shrinks_by_half_steps_too(monkeypatch):
         assert list(result.token_ids) == greedy_by_full_forward(prompt, budget)[0]
 
 
+def test_few_rows_may_have_empty_places_beside_them(monkeypatch):
+    seen = spy_on_decode(monkeypatch)
+    budgets = (5, 19, 2)
+    results = generate(PROMPTS[:3], budgets, limits=BatchLimits(max_batch=8, min_places=2, chunk=3))
+    running = [sum(budget > 1 + 3 * chunks for budget in budgets) for chunks in range(6)]
+    assert seen == [(max(2, batch_bucket(num_rows)), num_rows) for num_rows in running]
+    assert (2, 1) in seen
+    for prompt, budget, result in zip(PROMPTS, budgets, results, strict=False):
+        assert list(result.token_ids) == greedy_by_full_forward(prompt, budget)[0]
+
+
 def test_a_cache_grows_with_its_rows_and_no_further_than_their_last_tokens(monkeypatch):
     slots = spy_on_decode(monkeypatch, look=lambda state: state.cache.num_slots)
     model = random_model(dataclasses.replace(CONFIG, context_window=307), seed=3)

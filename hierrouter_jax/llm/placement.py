@@ -86,10 +86,15 @@ def cut_of_leaf(name: str, shape: Sequence[int], num_devices: int) -> PartitionS
     return PartitionSpec()
 
 
+def devices_of(model: DecoderModel) -> set[jax.Device]:
+    """Return the devices that hold any of the parameters."""
+    leaves: list[Any] = jax.tree.leaves(model.params)
+    return set().union(*(leaf.devices() for leaf in leaves))
+
+
 def replicate_model(model: DecoderModel, devices: Sequence[jax.Device]) -> list[DecoderModel]:
     """Return the model once a device, or alone where its parameters are cut over several devices."""
-    leaves: list[Any] = jax.tree.leaves(model.params)
-    held_on = set().union(*(leaf.devices() for leaf in leaves))
+    held_on = devices_of(model)
     if len(held_on) > 1 or len(devices) <= 1:
         return [model]
     return [

@@ -22,6 +22,7 @@ from hierrouter_jax.llm.batching import pad_tokens
 from hierrouter_jax.llm.cache import Keys, KVCache, Values
 from hierrouter_jax.llm.config import DecoderConfig
 from hierrouter_jax.llm.decoder import DecoderModel, Layer
+from hierrouter_jax.llm.placement import devices_of
 from hierrouter_jax.llm.sampling import SamplingMode, SamplingRows, draw_tokens, token_logprobs
 
 PIECE_SIZES = (8, 16, 32, 64, 128, 256)
@@ -54,11 +55,17 @@ def padded_length(num_tokens: int) -> int:
 
 
 class PromptReader:
-    """Reads tokens with one model. `by_layers` is whether each layer is a program of its own (by default on CPU)."""
+    """Reads tokens with one model.
+
+    `by_layers` is whether each layer is a program of its own: by default on CPU, where compiling is what takes time, if
+    the model lies on one device. Programs of a sharded model wait for each other in the threads that others of them
+    need, and XLA's CPU backend has as many threads as cores: with a program a layer in flight it comes to a standstill.
+    """
 
     def __init__(self, model: DecoderModel, *, by_layers: bool | None = None) -> None:
         self.model = model
-        by_layers = jax.default_backend() == "cpu" if by_layers is None else by_layers
+        if by_layers is None:
+            by_layers = jax.default_backend() == "cpu" and len(devices_of(model)) == 1
         self._layers = model.layers if by_layers else None
 
     def read(self, cache: KVCache, rows: Sequence[Sequence[int]]) -> tuple[Float[Array, "batch embed"], KVCache]:

@@ -24,11 +24,13 @@ from hierrouter_jax.llm.placement import (
     cut_of_leaf,
     default_devices,
     device_bytes,
+    devices_of,
     is_sharded,
     leaf_placer,
     replicate_model,
 )
 from hierrouter_jax.llm.pool import load_pool, read_pool_spec
+from hierrouter_jax.llm.reading import read_piece, run_layer
 from hierrouter_jax.llm.side_by_side import side_by_side
 
 # Heads, hidden units and vocabulary divide by two and by four; the embedding's 23 by neither.
@@ -62,6 +64,16 @@ def test_a_model_cut_over_devices_answers_as_on_one_and_holds_a_share_on_each(nu
         assert ours.token_ids == theirs.token_ids
         np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
     assert replicate_model(cut, devices) == [cut]
+
+
+def test_a_model_cut_over_devices_is_read_by_one_program_a_piece():
+    """A program a layer would leave many in flight that wait for each other (see `PromptReader`)."""
+    cut = cut_model(CUT_MODEL, jax.devices()[:2])
+    assert devices_of(cut) == set(jax.devices()[:2])
+    sizes = run_layer._cache_size(), read_piece._cache_size()
+    arguments = {"max_new_tokens": [2], "samplings": [GREEDY], "limits": BatchLimits()}
+    generate_tokens(cut, [PROMPTS[1]], **arguments)
+    assert (run_layer._cache_size(), read_piece._cache_size()) == (sizes[0], sizes[1] + 1)
 
 
 def test_an_int8_model_cut_over_devices_answers_as_on_one():

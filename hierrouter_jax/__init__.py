@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hierrouter_jax.core.errors import HierRouterError as HierRouterError
     from hierrouter_jax.core.text import GenerationRequest as GenerationRequest
     from hierrouter_jax.core.text import Response as Response
+    from hierrouter_jax.encoder.joint import open_encoder as open_encoder
     from hierrouter_jax.encoder.sentence_encoder import load_encoder as load_encoder
     from hierrouter_jax.evaluate.bootstrap import BootstrapConfig as BootstrapConfig
     from hierrouter_jax.evaluate.comparison import compare as compare
@@ -98,6 +99,7 @@ _ROOM_OF = {
     "evaluate_tree": "evaluate.evaluate_run",
     "greedy_routes": "agent.router",
     "load_encoder": "encoder.sentence_encoder",
+    "open_encoder": "encoder.joint",
     "load_pool": "llm.pool",
     "load_router": "train.loop",
     "load_rows": "tasks.rows",

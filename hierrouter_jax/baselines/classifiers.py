@@ -18,7 +18,8 @@ from hierrouter_jax.baselines.decision_tables import (
     mean_utility,
     routes_of,
 )
-from hierrouter_jax.routing.route_tree import ROOT, RouteTree, check_same_pool, rows_of_tree
+from hierrouter_jax.baselines.held_out import held_out
+from hierrouter_jax.routing.route_tree import ROOT, RouteTree, check_same_pool
 from hierrouter_jax.routing.scores import RouteBatch
 
 INVERSE_PENALTIES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)  # scikit-learn's C, on standardised inputs
@@ -40,7 +41,7 @@ def one_shot_routes(
     """
     check_same_pool(train_tree, tree)
     train, table = (decision_table(one, cost_weight=cost_weight) for one in (train_tree, tree))
-    judge_tree, learn_tree = _held_out(train_tree) if validation is None else (validation, train_tree)
+    judge_tree, learn_tree = held_out(train_tree) if validation is None else (validation, train_tree)
     check_same_pool(train_tree, judge_tree)
     judge, learn = (decision_table(one, cost_weight=cost_weight) for one in (judge_tree, learn_tree))
     earned = [
@@ -103,11 +104,3 @@ def _fit(inputs: np.ndarray, labels: np.ndarray, inverse_penalty: float, weights
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last steps change no choice
         model.fit(inputs, labels, logisticregression__sample_weight=weights)
     return model.predict_proba
-
-
-def _held_out(tree: RouteTree) -> tuple[RouteTree, RouteTree]:
-    """Return every fourth query, and the others; of fewer than four queries, all twice."""
-    is_held = np.arange(tree.num_queries) % 4 == 3
-    if not is_held.any():
-        return tree, tree
-    return rows_of_tree(tree, np.flatnonzero(is_held)), rows_of_tree(tree, np.flatnonzero(~is_held))

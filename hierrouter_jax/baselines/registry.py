@@ -13,6 +13,7 @@ from hierrouter_jax.baselines.chance import random_routes
 from hierrouter_jax.baselines.classifiers import one_shot_routes
 from hierrouter_jax.baselines.fixed import best_fixed_routes, best_single_routes, best_task_routes, single_routes
 from hierrouter_jax.baselines.nearest import knn_multi_hop_routes, knn_routes
+from hierrouter_jax.baselines.value_regression import value_regression_routes
 from hierrouter_jax.core.keys import stream_key
 from hierrouter_jax.routing.mdp import check_cost_weight
 from hierrouter_jax.routing.route_tree import RouteTree, check_same_pool, first_stages
@@ -44,10 +45,10 @@ def baseline_routes(
 
     Names: `single/<model>` for each model that answered every query of `tree`; `best_single` and `best_fixed_route`;
     `task_best_single` and `task_best_route`, which are told the task; `random`; `knn`, `knn_multi_hop`, `one_shot`,
-    `cascade` (on confidence) and `scorer_cascade`, whose numbers are chosen on `validation` where there is one; and
-    `oracle/<n>` of the first n stages, `oracle` of all. The oracles see the outcomes they are scored on: they are
-    bounds, not competitors. The fixed-length MDP (`allow_stop=False`) binds random, `knn_multi_hop` and the oracles;
-    the others are shorter in either. A cascade needs a tree with signals.
+    `value_regression`, `cascade` (on confidence) and `scorer_cascade`, whose numbers are chosen on `validation` where
+    there is one; and `oracle/<n>` of the first n stages, `oracle` of all. The oracles see the outcomes they are scored
+    on: they are bounds, not competitors. The fixed-length MDP (`allow_stop=False`) binds random, `knn_multi_hop`,
+    `value_regression` and the oracles; the others are shorter in either. A cascade needs a tree with signals.
 
     Raises `DataError` when the trees are of different pools or hold no model in full, `ConfigError` for an
     impossible cost weight.
@@ -68,6 +69,7 @@ def baseline_routes(
     routes["knn"] = fitted(knn_routes)
     routes["knn_multi_hop"] = fitted(partial(knn_multi_hop_routes, allow_stop=allow_stop))
     routes["one_shot"] = fitted(one_shot_routes)
+    routes["value_regression"] = fitted(partial(value_regression_routes, allow_stop=allow_stop))
     if tree.num_stages > 1 and tree.signals.shape[2]:
         routes["cascade"] = fitted(cascade_routes)
         routes["scorer_cascade"] = fitted(scorer_cascade_routes)

@@ -28,7 +28,7 @@ from hierrouter_jax.collect.hop_prompts import context_text, hop_request
 from hierrouter_jax.collect.tree_file import load_tree
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.progress import progress_bar
-from hierrouter_jax.encoder.sentence_encoder import load_encoder
+from hierrouter_jax.encoder.joint import open_encoder
 from hierrouter_jax.encoder.text_encoder import TextEncoder
 from hierrouter_jax.evaluate.live import as_row
 from hierrouter_jax.evaluate.origins import require_router_fits, run_origins
@@ -96,7 +96,7 @@ def bench_route(options: RouteBench) -> BenchReport:
     """Return p50 and p99 of every batch size. Raises `DataError` for a run of another pool or encoder."""
     if options.pool is None:
         raise ConfigError("A pool file is needed; give --pool.")
-    encoder = load_encoder() if options.encoder is None else load_encoder(options.encoder)
+    encoder = open_encoder() if options.encoder is None else open_encoder(options.encoder)
     # Hops are generated more than once: a prompt that was kept would be read for nothing the second time.
     engine = FlaxEngine(load_pool(options.pool), limits=dataclasses.replace(device_limits(), max_prefix_bytes=0))
     with _router(options) as router:

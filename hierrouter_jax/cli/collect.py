@@ -24,7 +24,8 @@ from hierrouter_jax.core.atomic_files import require_writable
 from hierrouter_jax.core.configs import from_json_dict, read_json
 from hierrouter_jax.core.errors import ConfigError, HierRouterError
 from hierrouter_jax.costs import CostModel, hop_cost
-from hierrouter_jax.encoder.sentence_encoder import ALL_MINILM_L6_V2, load_encoder
+from hierrouter_jax.encoder.joint import open_encoder
+from hierrouter_jax.encoder.sentence_encoder import ALL_MINILM_L6_V2
 from hierrouter_jax.llm.flax_engine import FlaxEngine
 from hierrouter_jax.llm.pool import load_pool
 from hierrouter_jax.store.response_store import ResponseStore
@@ -93,7 +94,7 @@ def run(command: Command) -> None:
         if out is None:
             _tell_shard(command, collect_responses(engine, rows, store, **asking))
             return
-        encoder = load_encoder(config.encoder)
+        encoder = open_encoder(config.encoder)
         tree_file = collect_tree(
             engine, rows, store, encoder=encoder, cost_model=config.cost_model, seed=config.splits.seed, **asking
         )

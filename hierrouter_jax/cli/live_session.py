@@ -11,7 +11,7 @@ from typing import Any
 from hierrouter_jax.agent.router import Router, asked_for
 from hierrouter_jax.cli.output import print_note
 from hierrouter_jax.cli.packaged import SMALL_POOL, packaged_file
-from hierrouter_jax.encoder.sentence_encoder import load_encoder
+from hierrouter_jax.encoder.joint import open_encoder
 from hierrouter_jax.encoder.text_encoder import TextEncoder
 from hierrouter_jax.evaluate.live import RouteResult, require_queries_fit, route
 from hierrouter_jax.evaluate.origins import HopTerms, require_router_fits, terms_of_run
@@ -65,7 +65,7 @@ def open_session(
     terms = terms_of_run(read_record(run_dir))
     router = asked_for(load_router(run_dir), cost_weight)
     print_note("opening the encoder and the pool; what is not on this machine yet is downloaded once")
-    text_encoder = load_encoder() if encoder is None else load_encoder(encoder)
+    text_encoder = open_encoder() if encoder is None else open_encoder(encoder)
     engine = FlaxEngine(load_pool(packaged_file(SMALL_POOL) if pool is None else pool))
     require_router_fits(router, engine.cards, text_encoder)
     opened = None if store is None else ResponseStore(store)

@@ -12,7 +12,8 @@ from hierrouter_jax.collect.outcome_tree import SplitShares, outcome_tree_file, 
 from hierrouter_jax.collect.tree_file import save_tree
 from hierrouter_jax.core.atomic_files import require_writable
 from hierrouter_jax.core.errors import DataError, raise_all
-from hierrouter_jax.encoder.sentence_encoder import ALL_MINILM_L6_V2, load_encoder
+from hierrouter_jax.encoder.joint import open_encoder
+from hierrouter_jax.encoder.sentence_encoder import ALL_MINILM_L6_V2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,8 @@ class Command:
     num_stages: int = 1
     """Models asked in a row at most; a second model's answer is its own, as recorded."""
     encoder: str | None = None
-    """all-MiniLM-L6-v2 (the default), all-mpnet-base-v2, or where another comes from (hf:, pypi: or a path)."""
+    """all-MiniLM-L6-v2 (the default), all-mpnet-base-v2, or where another comes from (hf:, pypi: or a path); `+ngrams-512`
+    behind it adds that many hashed n-grams."""
     json: Path | None = None
     """Write what was found there as JSON."""
 
@@ -45,7 +47,7 @@ def run(command: Command) -> None:
     queries = read_split_tables({"train": command.rows, "validation": command.validation, "test": command.test})
     names = list(dict.fromkeys(name for query in queries for name in query.answers))
     cards = read_model_cards(command.models, names)
-    encoder = load_encoder(command.encoder or ALL_MINILM_L6_V2.source)
+    encoder = open_encoder(command.encoder or ALL_MINILM_L6_V2.source)
     tree_file = outcome_tree_file(queries, cards, encoder=encoder, num_stages=command.num_stages, shares=command.shares)
     save_tree(command.out, tree_file)
     sizes = tree_file.manifest.split_sizes

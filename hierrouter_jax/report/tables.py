@@ -28,6 +28,7 @@ SHOWN_NAMES = {
     "knn": "kNN",
     "knn_multi_hop": "kNN, multi-hop",
     "one_shot": "one-shot classifier",
+    "value_regression": "value regression",
     "scorer_cascade": "scorer cascade",
 }
 

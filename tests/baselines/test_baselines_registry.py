@@ -50,7 +50,7 @@ def test_all_baselines_under_the_names_of_result_files(allow_stop):
     assert list(routes) == [
         *singles,
         *("best_single", "best_fixed_route", "task_best_single", "task_best_route", "random"),
-        *("knn", "knn_multi_hop", "one_shot", "cascade", "scorer_cascade", "oracle/1", "oracle"),
+        *("knn", "knn_multi_hop", "one_shot", "value_regression", "cascade", "scorer_cascade", "oracle/1", "oracle"),
     ]
     utility = {name: score_routes(TEST, batch, cost_weight=0.2).utility for name, batch in routes.items()}
     for index, name in enumerate(singles):

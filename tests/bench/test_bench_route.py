@@ -24,7 +24,7 @@ def scripted(tmp_path, monkeypatch):
     save_scripted_tree(tmp_path / "tree.npz")
     monkeypatch.setattr(route, "load_pool", lambda path: path)
     monkeypatch.setattr(route, "FlaxEngine", lambda pool, limits: make_engine(3))
-    monkeypatch.setattr(route, "load_encoder", lambda *source: HashingEncoder(13))
+    monkeypatch.setattr(route, "open_encoder", lambda *source: HashingEncoder(13))
     monkeypatch.delenv("HIERROUTER_BENCHMARKS", raising=False)
     monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)
     return tmp_path

@@ -41,7 +41,7 @@ def scripted(tmp_path_factory):
             patch.setattr(module, "load_pool", lambda path: path)
             patch.setattr(module, "FlaxEngine", lambda pool: make_engine(3))
         for module in (live_session, collect_command):
-            patch.setattr(module, "load_encoder", lambda *source: HashingEncoder(13))
+            patch.setattr(module, "open_encoder", lambda *source: HashingEncoder(13))
         yield
 
 

@@ -19,7 +19,7 @@ MODELS = {"small": {"price_usd_per_mtok": 0.2}, "large": {"price_usd_per_mtok": 
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch):
     monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)
-    monkeypatch.setattr(outcomes_command, "load_encoder", lambda source: HashingEncoder(13))
+    monkeypatch.setattr(outcomes_command, "open_encoder", lambda source: HashingEncoder(13))
 
 
 def lines(count, *, start=0):

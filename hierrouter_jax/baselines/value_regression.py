@@ -27,7 +27,7 @@ from hierrouter_jax.routing.scores import RouteBatch
 INVERSE_PENALTY = 10.0  # of the classifier of tasks: scikit-learn's C, on embeddings of norm 1
 MAX_ITERATIONS = 200
 WIDTHS = (1.0, 2.0, 4.0)  # of the kernels exp(-width |x - y|^2)
-RIDGES = (3.0, 10.0, 30.0, np.inf)  # infinite: the task alone decides
+RIDGES = (3.0, 10.0, 30.0, 100.0, np.inf)  # infinite: the task alone decides
 MAX_ROOT_ROWS, MAX_ROWS = 4096, 2048  # train queries that a kernel compares with, evenly taken; the first at the root
 
 

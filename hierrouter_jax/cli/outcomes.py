@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hierrouter_jax.cli.output import print_lines, write_json
-from hierrouter_jax.collect.outcome_table import RecordedQuery, read_outcome_table
+from hierrouter_jax.collect.outcome_table import read_split_tables
 from hierrouter_jax.collect.outcome_tree import SplitShares, outcome_tree_file, read_model_cards
 from hierrouter_jax.collect.tree_file import save_tree
 from hierrouter_jax.core.atomic_files import require_writable
-from hierrouter_jax.core.errors import DataError, raise_all
 from hierrouter_jax.encoder.joint import open_encoder
 from hierrouter_jax.encoder.sentence_encoder import ALL_MINILM_L6_V2
 
@@ -35,8 +33,8 @@ class Command:
     num_stages: int = 1
     """Models asked in a row at most; a second model's answer is its own, as recorded."""
     encoder: str | None = None
-    """all-MiniLM-L6-v2 (the default), all-mpnet-base-v2, or where another comes from (hf:, pypi: or a path); `+ngrams-512`
-    behind it adds that many hashed n-grams."""
+    """all-MiniLM-L6-v2 (the default), all-mpnet-base-v2, or where another comes from (hf:, pypi: or a path);
+    `+ngrams-512` behind it adds so many hashed n-grams."""
     json: Path | None = None
     """Write what was found there as JSON."""
 
@@ -54,20 +52,3 @@ def run(command: Command) -> None:
     counts = ", ".join(f"{split} {sum(tasks.values())}" for split, tasks in sizes.items())
     print_lines([f"models: {', '.join(names)}", f"questions: {counts}", f"tree: {command.out}"])
     write_json(command.json, {"tree": str(command.out), "models": names, "split_sizes": sizes})
-
-
-def read_split_tables(paths: dict[str, Path | None]) -> list[RecordedQuery]:
-    """Return the questions of all tables; with a test table, those of each table are of its split.
-
-    Raises `DataError` when a question is in two tables.
-    """
-    tables = {split: read_outcome_table(path) for split, path in paths.items() if path is not None}
-    if set(tables) == {"train"}:
-        return tables["train"]
-    seen: dict[str, str] = {}
-    problems = []
-    for split, queries in tables.items():
-        problems += [f"{query.id}: in {seen[query.id]} and in {split}" for query in queries if query.id in seen]
-        seen |= {query.id: split for query in queries}
-    raise_all(DataError, "A question must be in one table only, but these ids are in two:", problems)
-    return [dataclasses.replace(query, split=split) for split, queries in tables.items() for query in queries]

@@ -12,6 +12,7 @@ every answer counts as one token, so that its cost is the model's rate or price 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,6 +56,23 @@ def read_outcome_table(path: str | Path) -> list[RecordedQuery]:
     Raises one `DataError` that names what is wrong, line by line.
     """
     return outcome_table(_lines_of(Path(path)), what=str(path))
+
+
+def read_split_tables(paths: Mapping[str, Path | None]) -> list[RecordedQuery]:
+    """Return the questions of all tables; with a test table, those of each table are of its split.
+
+    Raises `DataError` when a question is in two tables.
+    """
+    tables = {split: read_outcome_table(path) for split, path in paths.items() if path is not None}
+    if set(tables) == {"train"}:
+        return tables["train"]
+    seen: dict[str, str] = {}
+    problems = []
+    for split, queries in tables.items():
+        problems += [f"{query.id}: in {seen[query.id]} and in {split}" for query in queries if query.id in seen]
+        seen |= {query.id: split for query in queries}
+    raise_all(DataError, "A question must be in one table only, but these ids are in two:", problems)
+    return [dataclasses.replace(query, split=split) for split, queries in tables.items() for query in queries]
 
 
 def outcome_table(lines: Iterable[Any], *, what: str = "the table") -> list[RecordedQuery]:

@@ -1,0 +1,92 @@
+"""`experiments/outcomes.py` on a small table whose best models are planted."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from hierrouter_jax.encoder.hashing import HashingEncoder
+from hierrouter_jax.encoder.joint import JointEncoder
+from hierrouter_jax.encoder.ngrams import NgramEncoder
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "outcomes.py"
+WORDS = {"algebra": ("sum", "root", "prime"), "history": ("king", "war", "treaty")}
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    spec = importlib.util.spec_from_file_location("outcomes_experiment", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.open_encoder = lambda source: JointEncoder(parts=(HashingEncoder(31), NgramEncoder(64)))
+    module.NUM_MEMBERS = 2
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Each of two tasks has a model of its own that answers it; the dear one answers everything almost as well."""
+    place, rng = tmp_path_factory.mktemp("outcomes"), random.Random(0)
+    lines = []
+    for number in range(131):
+        task = ("algebra", "history")[number % 2]
+        query = f"{' '.join(rng.choices(WORDS[task], k=5))} {number}"
+        scores = {"sums": float(task == "algebra"), "dates": float(task == "history"), "dear": 0.9}
+        lines.append(json.dumps({"id": str(number), "task": task, "query": query, "scores": scores}))
+    (place / "train.jsonl").write_text("\n".join(lines[:97]))
+    (place / "test.jsonl").write_text("\n".join(lines[97:]))
+    (place / "all.jsonl").write_text("\n".join(lines))
+    prices = {"sums": 0.1, "dates": 0.1, "dear": 1.0}
+    (place / "models.json").write_text(json.dumps({name: {"price_usd_per_mtok": own} for name, own in prices.items()}))
+    return place
+
+
+def test_the_router_finds_each_task_s_model(outcomes, folder, capsys):
+    paths = [str(folder / name) for name in ("train.jsonl", "test.jsonl", "models.json", "out.json")]
+    outcomes.main(["--train", paths[0], "--test", paths[1], "--models", paths[2], "--json", paths[3]])
+    found = json.loads(Path(paths[3]).read_text())
+    assert list(found["results"]) == ["0.0", "0.1"]
+    for weight, [comparison] in found["results"].items():
+        systems = comparison["systems"]
+        assert comparison["num_queries"] == 34
+        assert {"router", "ppo", "exact", "knn", "task_best_single", "oracle"} <= set(systems)
+        assert systems["router"]["quality"] == 1
+        assert systems["router"]["cost"] == pytest.approx(0.1)
+        assert systems["single/dear"]["cost"] == pytest.approx(1)
+        assert found["means"][weight]["router"]["utility"] == pytest.approx(systems["router"]["utility"])
+    assert "router" in capsys.readouterr().out
+
+
+def test_random_splits_hold_out_other_quarters(outcomes, folder):
+    options = ["--table", str(folder / "all.jsonl"), "--models", str(folder / "models.json"), "--splits", "2"]
+    outcomes.main([*options, "--cost-weights", "0.1", "--json", str(folder / "splits.json")])
+    found = json.loads((folder / "splits.json").read_text())
+    first, second = found["results"]["0.1"]
+    assert first["num_queries"] == second["num_queries"] == 33
+    mean = found["means"]["0.1"]["router"]
+    earned = [one["systems"]["router"]["utility"] for one in (first, second)]
+    assert mean["utility"] == pytest.approx(sum(earned) / 2)
+    gains = [one["systems"]["router"]["utility"] - one["systems"]["best_single"]["utility"] for one in (first, second)]
+    assert mean["utility_minus_best_single"] == pytest.approx([sum(gains) / 2, min(gains), max(gains)])
+    held_out = [{query.id for query in split if query.split == "test"} for split in _splits(outcomes, folder)]
+    assert held_out[0] != held_out[1]
+
+
+def _splits(outcomes, folder):
+    class Options:
+        table, splits = folder / "all.jsonl", 2
+
+    return outcomes.splits_of(Options)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--train", "x"], "Give either"), (["--table", "x", "--splits", "0"], "--splits must be >= 1")],
+)
+def test_what_cannot_be_done_is_refused(outcomes, folder, words, message):
+    with pytest.raises(outcomes.ConfigError, match=message):
+        outcomes.main([*words, "--models", str(folder / "models.json")])

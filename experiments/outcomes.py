@@ -31,7 +31,7 @@ from rich.console import Console
 
 from hierrouter_jax.agent.networks import ensemble
 from hierrouter_jax.agent.router import greedy_routes
-from hierrouter_jax.collect.outcome_table import RecordedQuery, read_outcome_table, read_split_tables
+from hierrouter_jax.collect.outcome_table import RecordedQuery, models_asked, read_outcome_table, read_split_tables
 from hierrouter_jax.collect.outcome_tree import outcome_tree_file, read_model_cards
 from hierrouter_jax.collect.tree_file import TreeFile
 from hierrouter_jax.core.atomic_files import require_writable, write_text_atomically
@@ -109,12 +109,9 @@ def means_of(comparisons: Sequence[Comparison]) -> dict[str, dict[str, object]]:
     """Return every system's means over the splits."""
     means: dict[str, dict[str, object]] = {}
     for name in comparisons[0].systems:
-        own = [found.systems[name] for found in comparisons if name in found.systems]
-        gains = [
-            found.systems[name].utility - found.systems["best_single"].utility
-            for found in comparisons
-            if name in found.systems
-        ]
+        systems = [found.systems for found in comparisons if name in found.systems]
+        own = [each[name] for each in systems]
+        gains = [each[name].utility - each["best_single"].utility for each in systems]
         means[name] = {
             **{key: statistics.fmean(getattr(one, key) for one in own) for key in ("quality", "cost", "utility")},
             "utility_minus_best_single": [statistics.fmean(gains), min(gains), max(gains)],
@@ -141,8 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json is not None:
         require_writable(options.json)
     splits = splits_of(options)
-    names = list(dict.fromkeys(name for query in splits[0] for name in query.answers))
-    cards = read_model_cards(options.models, names)
+    cards = read_model_cards(options.models, models_asked(splits[0]))
     encoder = Remembered(open_encoder(options.encoder))
     results: dict[str, list[Comparison]] = {str(weight): [] for weight in options.cost_weights}
     trees = [outcome_tree_file(queries, cards, encoder=encoder, cost_model="price") for queries in splits]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hierrouter_jax.cli.output import print_lines, write_json
-from hierrouter_jax.collect.outcome_table import read_split_tables
+from hierrouter_jax.collect.outcome_table import models_asked, read_split_tables
 from hierrouter_jax.collect.outcome_tree import SplitShares, outcome_tree_file, read_model_cards
 from hierrouter_jax.collect.tree_file import save_tree
 from hierrouter_jax.core.atomic_files import require_writable
@@ -43,7 +43,7 @@ def run(command: Command) -> None:
     """Read the tables, embed the questions, write the tree file and say what is in it."""
     require_writable(command.out)
     queries = read_split_tables({"train": command.rows, "validation": command.validation, "test": command.test})
-    names = list(dict.fromkeys(name for query in queries for name in query.answers))
+    names = models_asked(queries)
     cards = read_model_cards(command.models, names)
     encoder = open_encoder(command.encoder or ALL_MINILM_L6_V2.source)
     tree_file = outcome_tree_file(queries, cards, encoder=encoder, num_stages=command.num_stages, shares=command.shares)

@@ -58,6 +58,11 @@ def read_outcome_table(path: str | Path) -> list[RecordedQuery]:
     return outcome_table(_lines_of(Path(path)), what=str(path))
 
 
+def models_asked(queries: Iterable[RecordedQuery]) -> list[str]:
+    """Return the models that answered any of the questions, in the order of their first answers."""
+    return list(dict.fromkeys(name for query in queries for name in query.answers))
+
+
 def read_split_tables(paths: Mapping[str, Path | None]) -> list[RecordedQuery]:
     """Return the questions of all tables; with a test table, those of each table are of its split.
 

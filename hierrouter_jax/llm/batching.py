@@ -27,11 +27,11 @@ class BatchLimits:
     """What bounds a batch; the defaults are for CPU, `device_limits` has those of the device at hand.
 
     `max_batch` rows decode together, fewer where their caches would exceed `max_cache_bytes`; they get `min_places`
-    places at least. Prompts of up to
-    `max_read_tokens`, padding included, are read together (one prompt at least). The host looks at the rows every
-    `chunk` steps at least. At most `max_prefix_bytes` of a model's prompts are kept for others that begin alike; 0
-    keeps none. Where at most `max_lookup_batch` rows decode, up to `lookup_length` tokens that a row may repeat are
-    checked in one step; 0 rows checks none. Beyond `max_programs` compiled programs, all are let go (see `programs`).
+    places at least. Prompts of up to `max_read_tokens`, padding included, are read together (one prompt at least).
+    The host looks at the rows every `chunk` steps at least. At most `max_prefix_bytes` of a model's prompts are kept
+    for others that begin alike; 0 keeps none. Where at most `max_lookup_batch` rows decode, up to `lookup_length`
+    tokens that a row may repeat are checked in one step; 0 rows checks none. Beyond `max_programs` compiled programs,
+    all are let go (see `programs`).
     """
 
     max_batch: int = 64

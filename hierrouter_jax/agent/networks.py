@@ -4,6 +4,8 @@ Input: the context vector c_t, a learned embedding of the stage and the cumulati
 that both cheap and dear routes are told apart). Output: one logit an action (models, then STOP) and the value, the
 utility expected from here on. The paper gives the inputs; sizes, normalisation and heads are this package's choices.
 
+A task mixture (`TaskMixtureNet`) reads the context in one place only: to infer the task, which chooses its heads.
+
 A conditioned router has one input more, the cost weight, so that one network serves every trade-off: a learned vector
 at each of a few knots on a logarithmic axis that begins at 0, interpolated in between.
 
@@ -13,11 +15,9 @@ can be differentiated, optimised, replicated, stored and vmapped over as it is.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +25,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
 from hierrouter_jax.agent.distributions import masked_log_probs
+from hierrouter_jax.agent.layers import Activation, MixtureHead, Norm, Torso, orthogonal_linear
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.structs import array_struct, static_field
 from hierrouter_jax.routing.mdp import Observation
 
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": nnx.relu, "gelu": nnx.gelu}
 _NUM_COST_FEATURES = 2
 COST_WEIGHT_UNIT, NUM_COST_WEIGHT_KNOTS = 0.01, 8  # knot k stands at COST_WEIGHT_UNIT * (e**k - 1): 0, 0.017, ..., 11
 
@@ -40,11 +40,12 @@ class RouterNetConfig:
 
     hidden_sizes: tuple[int, ...] = (128, 128)
     stage_embed_dim: int = 16
-    activation: Literal["tanh", "relu", "gelu"] = "tanh"
-    norm: Literal["none", "layer", "rms"] = "layer"  # after each hidden layer's matrix
+    activation: Activation = "tanh"
+    norm: Norm = "layer"  # after each hidden layer's matrix
     is_torso_shared: bool = False  # one torso for policy and value, or one each
     is_conditioned: bool = False  # the cost weight is an input, drawn anew in every training episode
     reads_signals: bool = False  # signals of the responses (`routing/signals.py`) are inputs; the paper has none
+    is_task_mixture: bool = False  # heads by inferred task, in place of a context that every layer reads
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no network."""
@@ -78,6 +79,7 @@ def init_router(
     num_models: int,
     num_stages: int,
     num_signals: int = 0,
+    num_tasks: int = 1,
     key: Key[Array, ""],
     default_cost_weight: float = 0.0,
 ) -> RouterParams:
@@ -90,8 +92,10 @@ def init_router(
         "num_models": num_models,
         "num_stages": num_stages,
         "num_signals": num_signals,
+        "num_tasks": num_tasks,
     }
-    net = RouterNet(config, **sizes, rngs=nnx.Rngs(params=key), default_cost_weight=default_cost_weight)
+    net_class = TaskMixtureNet if config.is_task_mixture else RouterNet
+    net = net_class(config, **sizes, rngs=nnx.Rngs(params=key), default_cost_weight=default_cost_weight)
     graphdef, state = nnx.split(net)
     return RouterParams(weights=nnx.to_pure_dict(state), graphdef=graphdef)
 
@@ -115,30 +119,38 @@ def apply_router(params: RouterParams, observation: Observation) -> NetOutput:
     return NetOutput(logits=mean, value=outputs.value.mean())
 
 
+def task_logits(params: RouterParams, observation: Observation) -> Float[Array, " task"]:
+    """Return how likely a task mixture holds each task to be, as logits; of one router, not of an ensemble."""
+    return nnx.merge(params.graphdef, params.weights).infer_task(observation)
+
+
+def is_task_mixture(params: RouterParams) -> bool:
+    """Say whether the router infers the task."""
+    return "task_gate" in params.weights
+
+
 def is_conditioned(params: RouterParams) -> bool:
     """Say whether the router reads the cost weight."""
     return "cost_weight_embedding" in params.weights
 
 
-class RouterNet(nnx.Module):
-    """Policy and value networks over the router's observation."""
+class ObservationReader(nnx.Module):
+    """What the networks have in common: how an observation becomes numbers of about unit variance."""
 
     def __init__(
         self,
         config: RouterNetConfig,
         *,
         context_dim: int,
-        num_models: int,
         num_stages: int,
-        num_signals: int = 0,
+        num_signals: int,
         rngs: nnx.Rngs,
-        default_cost_weight: float = 0.0,
+        default_cost_weight: float,
     ) -> None:
-        """Initialise orthogonally: gain sqrt(2) inside, 0.01 at the policy head (a near-uniform start), 1 at value."""
+        """Initialise the embeddings of the stage and, for a conditioned router, of the cost weight."""
         num_embeddings = 2 if config.is_conditioned else 1
         self.num_signals = num_signals if config.reads_signals else 0
-        input_dim = context_dim + num_embeddings * config.stage_embed_dim + _NUM_COST_FEATURES + self.num_signals
-        feature_dim = config.hidden_sizes[-1] if config.hidden_sizes else input_dim
+        self.others_dim = num_embeddings * config.stage_embed_dim + _NUM_COST_FEATURES + self.num_signals
         self.context_scale = math.sqrt(context_dim)
         self.stage_embedding = nnx.Embed(
             num_stages + 1, config.stage_embed_dim, embedding_init=nnx.initializers.normal(1.0), rngs=rngs
@@ -151,13 +163,9 @@ class RouterNet(nnx.Module):
                 embedding_init=nnx.initializers.normal(1.0),
                 rngs=rngs,
             )
-        self.policy_torso = Torso(config, input_dim=input_dim, rngs=rngs)
-        self.value_torso = None if config.is_torso_shared else Torso(config, input_dim=input_dim, rngs=rngs)
-        self.policy_head = _orthogonal_linear(feature_dim, num_models + 1, gain=0.01, rngs=rngs)
-        self.value_head = _orthogonal_linear(feature_dim, 1, gain=1.0, rngs=rngs)
 
-    def __call__(self, observation: Observation) -> NetOutput:
-        """Return logits of all actions, illegal ones included (the distribution masks them), and the value."""
+    def read(self, observation: Observation) -> tuple[Float[Array, " dim"], Float[Array, " other"]]:
+        """Return the context, and everything else."""
         # Sentence embeddings have norm 1; scaled to unit variance they weigh as much as the other inputs.
         context = observation.context * self.context_scale
         stage = jax.nn.one_hot(observation.stage, self.stage_embedding.num_embeddings)
@@ -171,10 +179,107 @@ class RouterNet(nnx.Module):
             shown = observation.cost_weight
             cost_weight = jnp.float32(self.default_cost_weight) if shown is None else shown
             parts.append(knot_weights(cost_weight) @ self.cost_weight_embedding.embedding[...])
-        others = jnp.concatenate(parts)
+        return context, jnp.concatenate(parts)
+
+
+class RouterNet(ObservationReader):
+    """Policy and value networks over the router's observation."""
+
+    def __init__(
+        self,
+        config: RouterNetConfig,
+        *,
+        context_dim: int,
+        num_models: int,
+        num_stages: int,
+        num_signals: int,
+        num_tasks: int,
+        rngs: nnx.Rngs,
+        default_cost_weight: float,
+    ) -> None:
+        """Initialise orthogonally: gain sqrt(2) inside, 0.01 at the policy head (a near-uniform start), 1 at value."""
+        del num_tasks  # this network is not told that there are any
+        super().__init__(
+            config,
+            context_dim=context_dim,
+            num_stages=num_stages,
+            num_signals=num_signals,
+            rngs=rngs,
+            default_cost_weight=default_cost_weight,
+        )
+        self.policy_torso, self.value_torso, feature_dim = _torsos(config, context_dim + self.others_dim, rngs)
+        self.policy_head = orthogonal_linear(feature_dim, num_models + 1, gain=0.01, rngs=rngs)
+        self.value_head = orthogonal_linear(feature_dim, 1, gain=1.0, rngs=rngs)
+
+    def __call__(self, observation: Observation) -> NetOutput:
+        """Return logits of all actions, illegal ones included (the distribution masks them), and the value."""
+        context, others = self.read(observation)
         features = self.policy_torso(context, others)
         value_features = features if self.value_torso is None else self.value_torso(context, others)
         return NetOutput(logits=self.policy_head(features), value=self.value_head(value_features)[0])
+
+
+class TaskMixtureNet(ObservationReader):
+    """Heads by inferred task: a mixture of experts whose gate is told what the experts are.
+
+        output(c, x) = sum_k p(k | c) (W_k h(x) + b_k)
+
+    p(k | c) is a softmax, linear in the context c, that is fitted to the names of the tasks of train queries and to
+    nothing else (`train/task_loss.py`); h(x) are features of all but the context. About a thousand right-or-wrong
+    answers say what a kind of question needs and little of one question beyond its kind, and a network that reads all
+    of the context learns questions by heart. In a mixture of experts (Jacobs et al. 1991) the gate learns from the
+    experts' loss; here that would spoil it.
+    """
+
+    def __init__(
+        self,
+        config: RouterNetConfig,
+        *,
+        context_dim: int,
+        num_models: int,
+        num_stages: int,
+        num_signals: int,
+        num_tasks: int,
+        rngs: nnx.Rngs,
+        default_cost_weight: float,
+    ) -> None:
+        """Begin with all tasks equally likely and outputs of 0."""
+        super().__init__(
+            config,
+            context_dim=context_dim,
+            num_stages=num_stages,
+            num_signals=num_signals,
+            rngs=rngs,
+            default_cost_weight=default_cost_weight,
+        )
+        self.task_gate = nnx.Linear(context_dim, num_tasks, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.policy_torso, self.value_torso, feature_dim = _torsos(config, self.others_dim, rngs)
+        self.policy_head = MixtureHead(num_tasks, feature_dim, num_models + 1)
+        self.value_head = MixtureHead(num_tasks, feature_dim, 1)
+
+    def __call__(self, observation: Observation) -> NetOutput:
+        """Return logits of all actions, illegal ones included, and the value."""
+        context, others = self.read(observation)
+        chances = jax.lax.stop_gradient(jax.nn.softmax(self.task_gate(context)))
+        features = self.policy_torso(context[:0], others)
+        value_features = features if self.value_torso is None else self.value_torso(context[:0], others)
+        logits, value = self.policy_head(chances, features), self.value_head(chances, value_features)
+        return NetOutput(logits=logits, value=value[0])
+
+    def infer_task(self, observation: Observation) -> Float[Array, " task"]:
+        """Return how likely each task is, as logits."""
+        return self.task_gate(self.read(observation)[0])
+
+
+def _torsos(config: RouterNetConfig, input_dim: int, rngs: nnx.Rngs) -> tuple[Torso, Torso | None, int]:
+    """Return the torsos of policy and value (None where one serves both), and the number of their features."""
+
+    def make() -> Torso:
+        return Torso(input_dim, config.hidden_sizes, activation=config.activation, norm=config.norm, rngs=rngs)
+
+    policy = make()
+    value = None if config.is_torso_shared else make()
+    return policy, value, config.hidden_sizes[-1] if config.hidden_sizes else input_dim
 
 
 def knot_weights(cost_weight: Float[Array, ""]) -> Float[Array, " knot"]:
@@ -184,73 +289,3 @@ def knot_weights(cost_weight: Float[Array, ""]) -> Float[Array, " knot"]:
     """
     place = jnp.minimum(jnp.log1p(cost_weight / COST_WEIGHT_UNIT), NUM_COST_WEIGHT_KNOTS - 1.0)
     return jnp.maximum(1.0 - jnp.abs(place - jnp.arange(NUM_COST_WEIGHT_KNOTS)), 0.0)
-
-
-class Torso(nnx.Module):
-    """A multi-layer perceptron: linear, normalisation, activation, for each hidden size."""
-
-    def __init__(self, config: RouterNetConfig, *, input_dim: int, rngs: nnx.Rngs) -> None:
-        """Initialise one block a hidden size."""
-        self.activation = config.activation
-        sizes = (input_dim, *config.hidden_sizes)
-        # Named, because a checkpoint's tree has text for keys.
-        self.linears = nnx.Dict(
-            {
-                f"layer_{index}": _orthogonal_linear(inward, outward, gain=math.sqrt(2.0), rngs=rngs)
-                for index, (inward, outward) in enumerate(itertools.pairwise(sizes))
-            }
-        )
-        self.norms = nnx.Dict(
-            {f"layer_{index}": _make_norm(config.norm, size, rngs) for index, size in enumerate(config.hidden_sizes)}
-            if config.norm != "none"
-            else {}
-        )
-
-    def __call__(self, context: Float[Array, " dim"], others: Float[Array, " other"]) -> Float[Array, " output_dim"]:
-        """Return the features of the last hidden layer; the inputs are the context and, after it, the others."""
-        features = None
-        for name, linear in self.linears.items():
-            features = _apply_to_parts(linear, context, others) if features is None else linear(features)
-            if name in self.norms:
-                features = self.norms[name](features)
-            features = _ACTIVATIONS[self.activation](features)
-        return jnp.concatenate([context, others]) if features is None else features
-
-
-def _apply_to_parts(
-    linear: nnx.Linear, context: Float[Array, " dim"], others: Float[Array, " other"]
-) -> Float[Array, " output_dim"]:
-    """Return the layer's output for the two parts of its input laid end to end, with no gradient for the context.
-
-    Only the others depend on weights (the stage's embedding). A gradient for the whole input would be a third matrix
-    product of the context's size, most of it thrown away; so the whole is held, and what the others add to it in a
-    derivative, zero as a number, goes through their own rows of the kernel.
-    """
-    kernel, bias = linear.kernel[...], linear.bias
-    assert bias is not None
-    hold = jax.lax.stop_gradient
-    moved = (others - hold(others)) @ hold(kernel[context.shape[0] :])
-    return hold(jnp.concatenate([context, others])) @ kernel + moved + bias[...]
-
-
-def _orthogonal_linear(input_dim: int, output_dim: int, *, gain: float, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(input_dim, output_dim, kernel_init=_orthogonal(gain), rngs=rngs)
-
-
-def _orthogonal(gain: float) -> nnx.Initializer:
-    """Return the initialiser, which under vmap makes one matrix after the other.
-
-    The QR decompositions of a batch, several of them at once, can leave no thread of a CPU with few cores to finish
-    any of them, and wait forever.
-    """
-    initialise = nnx.initializers.orthogonal(gain)
-
-    def make(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
-        del out_sharding
-        return jax.custom_batching.sequential_vmap(lambda one_key: initialise(one_key, shape, dtype))(key)
-
-    return make
-
-
-def _make_norm(kind: str, size: int, rngs: nnx.Rngs) -> nnx.Module:
-    return nnx.LayerNorm(size, rngs=rngs) if kind == "layer" else nnx.RMSNorm(size, rngs=rngs)

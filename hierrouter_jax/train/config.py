@@ -86,10 +86,11 @@ class TrainConfig:
     """Updates between two checkpoints."""
     num_checkpoints_kept: int = 3
     """Older checkpoints are deleted. At least 2: the one before must outlive the writing of the newest."""
-    learner: Literal["ppo", "exact"] = "ppo"
-    """What an update knows: `ppo` the action that an episode took, `exact` what the tree says of every action."""
+    learner: Literal["ppo", "exact", "regression"] = "ppo"
+    """What an update knows and fits: `ppo` the action that an episode took, `exact` what the tree says of every action,
+    both by a policy gradient; `regression` fits those values themselves."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
-    """The learner's numbers; `exact` uses those that have a meaning for it, clipping and GAE have none."""
+    """The learner's numbers; the others use those that have a meaning for them, clipping and GAE have none."""
     network: RouterNetConfig = field(default_factory=RouterNetConfig)
     """The policy and value network."""
 

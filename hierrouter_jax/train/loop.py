@@ -356,6 +356,7 @@ def _fresh_state(record: RunRecord, *, key: Any) -> TrainState:
         "num_models": len(record.model_names),
         "num_stages": record.num_stages,
         "num_signals": record.num_signals,
+        "num_tasks": record.num_tasks,
     }
     return init_train_state(record.config, context_dim=record.context_dim, key=key, **sizes)
 

@@ -61,6 +61,7 @@ def init_train_state(
     num_models: int,
     num_stages: int,
     num_signals: int = 0,
+    num_tasks: int = 1,
     key: Key[Array, ""],
 ) -> TrainState:
     """Return the state before the first update, with freshly initialised weights."""
@@ -70,6 +71,7 @@ def init_train_state(
         num_models=num_models,
         num_stages=num_stages,
         num_signals=num_signals,
+        num_tasks=num_tasks,
         key=stream_key(key, "weights"),
         default_cost_weight=config.cost_weight,
     )
@@ -83,6 +85,7 @@ def input_sizes(tree: RouteTree) -> dict[str, int]:
         "num_models": tree.num_models,
         "num_stages": tree.num_stages,
         "num_signals": tree.signals.shape[2],
+        "num_tasks": len(tree.task_names),
     }
 
 

@@ -17,7 +17,6 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from hierrouter_jax.agent.distributions import entropy, log_prob_of
@@ -29,10 +28,12 @@ from hierrouter_jax.rl.advantages import gae_advantages
 from hierrouter_jax.rl.losses import approximate_kl, clipped_policy_loss, clipped_value_loss
 from hierrouter_jax.routing.mdp import RouterState, reset, step
 from hierrouter_jax.routing.rollout import Trajectory, rollout
-from hierrouter_jax.routing.route_tree import RouteTree
+from hierrouter_jax.routing.route_tree import RouteTree, rows_of_tree
 from hierrouter_jax.train.answers import answer_decisions, answered_tree, is_table_smaller, sample_from_answer
 from hierrouter_jax.train.config import PPOConfig
+from hierrouter_jax.train.device_sums import sum_over_devices
 from hierrouter_jax.train.state import Environment, TrainState, UpdateMetrics, after_update
+from hierrouter_jax.train.task_loss import task_loss
 
 UpdateFn = Callable[[TrainState, Int[Array, " batch"], Environment], tuple[TrainState, UpdateMetrics]]
 Learned = tuple[RouterParams, optax.OptState]
@@ -201,7 +202,13 @@ def minibatch_step(
     num_decisions = sum_over_devices(decisions.mask.sum(), axis_name)
     advantages = normalise_advantages(decisions.advantage, decisions.mask, axis_name=axis_name)
     decisions = dataclasses.replace(decisions, advantage=advantages)
-    gradients, terms = jax.grad(ppo_loss, has_aux=True)(params, decisions, tree, num_decisions, config)
+
+    def loss(params: RouterParams) -> tuple[Float[Array, ""], LossTerms]:
+        own, terms = ppo_loss(params, decisions, tree, num_decisions, config)
+        routed = rows_of_tree(tree, decisions.state.query_index[0])
+        return own + task_loss(params, routed, axis_name=axis_name), terms
+
+    gradients, terms = jax.grad(loss, has_aux=True)(params)
     # Each device's loss is its sum over the count of all, so the sum over devices is the minibatch's mean.
     gradients, terms = sum_over_devices((gradients, terms), axis_name)
     updates, opt_state = optimizer.update(gradients, opt_state, params)
@@ -291,15 +298,6 @@ def episode_metrics(
     metrics = jax.tree.map(lambda total: total / num_episodes, sums)
     metrics["explained_variance"] = _explained_variance(decisions, axis_name)
     return sum_over_devices(final.stage.sum().astype(jnp.uint32), axis_name), metrics
-
-
-def sum_over_devices(tree: T, axis_name: str | None) -> T:
-    """Sum every leaf over the devices of the axis; without an axis there is one device, and its sums stand."""
-    if axis_name is None:
-        return tree
-    # One message for all leaves of a type: a collective's cost is mostly that of meeting, not of bytes.
-    flat, unflatten = ravel_pytree(tree)
-    return unflatten(jax.lax.psum(flat, axis_name))
 
 
 def _explained_variance(decisions: Decisions, axis_name: str | None) -> Float[Array, ""]:

@@ -38,6 +38,7 @@ class RunRecord:
     num_stages: int
     context_dim: int
     num_signals: int = 0
+    num_tasks: int = 1
     origins: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -59,6 +60,7 @@ def make_record(config: TrainConfig, tree: RouteTree, origins: Mapping[str, str]
         num_stages=tree.num_stages,
         context_dim=tree.context.shape[1],
         num_signals=tree.signals.shape[2],
+        num_tasks=len(tree.task_names),
         origins=dict(origins),
     )
 

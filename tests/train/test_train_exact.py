@@ -20,7 +20,8 @@ from hierrouter_jax.routing.mdp import Observation
 from hierrouter_jax.routing.scores import score_routes
 from hierrouter_jax.routing.values import optimal_values, policy_values
 from hierrouter_jax.train.config import PPOConfig, TrainConfig
-from hierrouter_jax.train.exact import exact_loss, make_exact_update
+from hierrouter_jax.train.exact import exact_loss
+from hierrouter_jax.train.full_information import make_full_information_update
 from hierrouter_jax.train.make_train import init_train_state, input_sizes, make_environment, make_train
 from hierrouter_jax.train.optimizer import make_optimizer
 
@@ -150,8 +151,10 @@ def test_two_devices_make_the_update_of_one():
     state = init_train_state(config, key=jax.random.key(3), **input_sizes(tree))
     environment = make_environment(config, tree)
     optimizer, rows = make_optimizer(config), jnp.arange(8)
-    alone, told = jax.jit(make_exact_update(optimizer, config.ppo, allow_stop=True))(state, rows, environment)
-    update = make_exact_update(optimizer, config.ppo, allow_stop=True, axis_name="device")
+    alone, told = jax.jit(make_full_information_update(exact_loss, optimizer, config.ppo, allow_stop=True))(
+        state, rows, environment
+    )
+    update = make_full_information_update(exact_loss, optimizer, config.ppo, allow_stop=True, axis_name="device")
     spread, told_spread = jax.vmap(update, in_axes=(None, 0, None), axis_name="device")(
         state, rows.reshape(2, 4), environment
     )

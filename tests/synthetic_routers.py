@@ -9,7 +9,9 @@ import numpy as np
 from hierrouter_jax.agent.networks import RouterNetConfig, init_router
 
 
-def random_params(config=None, *, context_dim=5, num_models=3, num_stages=2, num_signals=0, seed=0, head_gain=1.0):
+def random_params(
+    config=None, *, context_dim=5, num_models=3, num_stages=2, num_signals=0, num_tasks=1, seed=0, head_gain=1.0
+):
     """RouterParams with normal weights of variance 1 / inputs; `head_gain` makes its opinions strong."""
     config = RouterNetConfig(hidden_sizes=(11,), stage_embed_dim=5) if config is None else config
 
@@ -20,6 +22,7 @@ def random_params(config=None, *, context_dim=5, num_models=3, num_stages=2, num
             num_models=num_models,
             num_stages=num_stages,
             num_signals=num_signals,
+            num_tasks=num_tasks,
             key=jax.random.key(0),
         )
 

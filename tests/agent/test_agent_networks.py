@@ -8,7 +8,14 @@ import pytest
 from synthetic_routers import random_params
 
 from hierrouter_jax.agent.distributions import masked_probs
-from hierrouter_jax.agent.networks import RouterNetConfig, apply_router, ensemble, init_router
+from hierrouter_jax.agent.networks import (
+    RouterNetConfig,
+    apply_router,
+    ensemble,
+    init_router,
+    is_task_mixture,
+    task_logits,
+)
 from hierrouter_jax.core.configs import from_json_dict, to_json_dict
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.routing.mdp import Observation
@@ -112,6 +119,40 @@ def test_signals_are_inputs_where_they_are_read_and_nowhere_else():
     deaf = random_params(SMALL, num_signals=3, **sizes)
     assert jax.tree.map(jnp.shape, deaf) == jax.tree.map(jnp.shape, random_weights())
     np.testing.assert_array_equal(apply_router(deaf, seen).logits, apply_router(deaf, observation()).logits)
+
+
+@pytest.mark.parametrize("changes", [{}, {"hidden_sizes": (), "norm": "none"}, {"is_torso_shared": True}], ids=str)
+def test_a_task_mixture_mixes_its_heads_by_the_task_that_the_context_tells(changes):
+    config = dataclasses.replace(SMALL, is_task_mixture=True, reads_signals=True, **changes)
+    sizes = {"context_dim": DIM, "num_models": NUM_MODELS, "num_stages": NUM_STAGES, "num_signals": 3, "num_tasks": 5}
+    params, seen = random_params(config, **sizes), observation(num_signals=3)
+    weights = jax.tree.map(np.asarray, params.weights)
+    gate = weights["task_gate"]
+    scores = np.asarray(seen.context) * np.sqrt(DIM) @ gate["kernel"] + gate["bias"]
+    chances = np.exp(scores) / np.exp(scores).sum()
+    inputs = np.concatenate([weights["stage_embedding"]["embedding"][1], [0.7, np.log(1.7)], [0.25, 0.5, 1.0]])
+    no_layers = {"linears": {}, "norms": {}}
+    policy = numpy_torso(config, weights.get("policy_torso", no_layers), inputs)
+    value = policy if config.is_torso_shared else numpy_torso(config, weights.get("value_torso", no_layers), inputs)
+    logits, worth = np.zeros(NUM_MODELS + 1), 0.0
+    for task, chance in enumerate(chances):
+        logits += chance * (policy @ weights["policy_head"]["kernel"][task] + weights["policy_head"]["bias"][task])
+        worth += chance * (value @ weights["value_head"]["kernel"][task] + weights["value_head"]["bias"][task])[0]
+    output = apply_router(params, seen)
+    np.testing.assert_allclose(output.logits, logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(output.value, worth, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(task_logits(params, seen), scores, rtol=1e-4, atol=1e-5)
+    assert is_task_mixture(params)
+    assert not is_task_mixture(random_weights())
+
+
+def test_the_gate_of_a_task_mixture_does_not_learn_from_what_its_heads_earn():
+    config = dataclasses.replace(SMALL, is_task_mixture=True)
+    sizes = {"context_dim": DIM, "num_models": NUM_MODELS, "num_stages": NUM_STAGES, "num_tasks": 5}
+    params = random_params(config, **sizes)
+    gradient = jax.grad(lambda one: apply_router(one, observation()).logits[0])(params).weights
+    assert not np.any(gradient["task_gate"]["kernel"])
+    assert np.any(gradient["policy_head"]["kernel"])
 
 
 def test_a_fresh_router_is_nearly_indifferent_and_orthogonal():

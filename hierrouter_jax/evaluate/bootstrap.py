@@ -36,32 +36,46 @@ class BootstrapConfig:
 
 
 def mean_intervals(
-    values: Float[np.ndarray, "system query"], config: BootstrapConfig
+    values: Float[np.ndarray, "system query"],
+    config: BootstrapConfig,
+    *,
+    weights: Float[np.ndarray, " query"] | None = None,
 ) -> Float[np.ndarray, "system bound"]:
     """Return the lower and upper bound of each row's mean; rows share their resamples."""
-    means = resampled_means(values, config)
+    means = resampled_means(values, config, weights=weights)
     tail = (1 - config.level) / 2
     return np.quantile(means, [tail, 1 - tail], axis=1).T
 
 
 def difference_interval(
-    values: Float[np.ndarray, " query"], reference: Float[np.ndarray, " query"], config: BootstrapConfig
+    values: Float[np.ndarray, " query"],
+    reference: Float[np.ndarray, " query"],
+    config: BootstrapConfig,
+    *,
+    weights: Float[np.ndarray, " query"] | None = None,
 ) -> tuple[float, float]:
     """Return the interval of mean(values) - mean(reference), paired by query."""
-    lower, upper = mean_intervals((values - reference)[None], config)[0]
+    lower, upper = mean_intervals((values - reference)[None], config, weights=weights)[0]
     return float(lower), float(upper)
 
 
 def resampled_means(
-    values: Float[np.ndarray, "system query"], config: BootstrapConfig
+    values: Float[np.ndarray, "system query"],
+    config: BootstrapConfig,
+    *,
+    weights: Float[np.ndarray, " query"] | None = None,
 ) -> Float[np.ndarray, "system resample"]:
-    """Return each row's mean over each resample: sum_q count[resample, q] * value[row, q] / num_queries."""
+    """Return each row's mean over each resample: sum_q count_q weight_q value_q / sum_q count_q weight_q.
+
+    Weights are positive; without them all queries count alike.
+    """
     num_queries = values.shape[1]
     if num_queries == 0:
         raise ConfigError("an interval needs at least one query, but there is none; evaluate a split that has rows.")
     rows = values.astype(np.float64)
-    blocks = [rows @ counts.T for counts in _count_blocks(num_queries, config)]
-    return np.concatenate(blocks, axis=1) / num_queries
+    own = np.ones(num_queries) if weights is None else weights.astype(np.float64)
+    blocks = [(rows * own) @ counts.T / (counts @ own) for counts in _count_blocks(num_queries, config)]
+    return np.concatenate(blocks, axis=1)
 
 
 def _count_blocks(num_queries: int, config: BootstrapConfig) -> Iterator[Int[np.ndarray, "resample query"]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -37,6 +38,8 @@ class EvaluationConfig:
     """Seed of the random baseline; below 2**32."""
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
     """How intervals are drawn."""
+    is_balanced: bool = False
+    """Does every task count alike in what is said of all queries? Otherwise every query does."""
 
     def __post_init__(self) -> None:
         """Refuse a seed that makes no key of its own."""
@@ -70,10 +73,13 @@ def evaluate_tree(
     *,
     cost_weight: float,
     allow_stop: bool = True,
-    routers: dict[str, RouteBatch] | None = None,
+    routers: Mapping[str, RouteBatch | Sequence[RouteBatch]] | None = None,
     config: EvaluationConfig | None = None,
 ) -> Comparison:
-    """Compare `routers` (none for a tree alone) with all baselines on one split of the tree."""
+    """Compare `routers` (none for a tree alone) with all baselines on one split of the tree.
+
+    A router may be given as one batch of routes a seed (see `compare`).
+    """
     config = EvaluationConfig() if config is None else config
     tree = split_of(tree_file, config.split)
     baselines = baseline_routes(
@@ -94,6 +100,7 @@ def evaluate_tree(
         bootstrap=config.bootstrap,
         split=config.split,
         cost_model=tree_file.cost_model,
+        is_balanced=config.is_balanced,
     )
 
 

@@ -59,6 +59,9 @@ class SystemResult:
     tasks: dict[str, TaskResult]
     routes: dict[str, float] = field(default_factory=dict)
     versus_best_single: Difference | None = None
+    # Share of the utility from `best_single` to `oracle` that the system gains; None without either, or without a gap.
+    gap_closed: float | None = None
+    gap_closed_ci: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,7 @@ class Comparison:
     cost_model: str = "base_rate"
     model_names: tuple[str, ...] = ()
     bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
+    is_balanced: bool = False  # every task counts alike in what is said of all queries; else every query does
 
 
 def save_comparison(path: Path, comparison: Comparison) -> None:

@@ -24,8 +24,9 @@ def route_models(actions: Iterable[int], model_names: Sequence[str]) -> tuple[st
     return tuple(names)
 
 
-def route_shares(actions: Integer[np.ndarray, "query stage"], model_names: Sequence[str]) -> dict[str, float]:
+def route_shares(actions: Integer[np.ndarray, "*shape stage"], model_names: Sequence[str]) -> dict[str, float]:
     """Return the share of queries that took each route, commonest first, ties by name."""
+    actions = actions.reshape(-1, actions.shape[-1])
     counts = Counter(ROUTE_ARROW.join(route_models(row.tolist(), model_names)) for row in actions)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return {route: count / len(actions) for route, count in ordered}

@@ -38,20 +38,32 @@ def route_mix_figure(comparison: Comparison, *, system: str = "router", theme: T
         raise DataError(f"the route mix needs the system {system!r}, but the results hold: {known}.")
     result = comparison.systems[system]
     mixes = {name: task.routes for name, task in result.tasks.items()} | {ALL_TASKS: result.routes}
-    routes = shown_routes(result.routes)
+    title = f"Routes of the {system}, by task"
+    figure = mixes_figure(mixes, shown_routes(result.routes), comparison.model_names, title=title, theme=theme)
+    figure.axes[0].get_yticklabels()[-1].set_fontweight("bold")
+    return figure
+
+
+def mixes_figure(
+    mixes: Mapping[str, Mapping[str, float]],
+    routes: Sequence[str],
+    model_names: Sequence[str],
+    *,
+    title: str,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Draw one stacked bar a mix, top to bottom: the shares of `routes`, those that get a colour of their own."""
     figure, axes = make_axes(theme, width_in=7.2, height_in=1.5 + 0.42 * len(mixes) + 0.2 * ((len(routes) + 1) // 2))
     for row, mix in enumerate(mixes.values()):
-        _draw_row(axes, row, mix, routes, comparison.model_names, theme)
+        _draw_row(axes, row, mix, routes, model_names, theme)
     axes.set_yticks(range(len(mixes)), list(mixes), color=theme.text)
-    axes.get_yticklabels()[-1].set_fontweight("bold")
     axes.invert_yaxis()
     axes.grid(visible=False)
     axes.set_xlim(0, 100)
     note = READING_NOTE if any(ROUTE_ARROW in route for route in routes) else ""
-    title = f"Routes of the {system}, by task"
     set_words(axes, theme, title=title, x_label="share of queries, %", y_label="", note=note)
     figure.legend(
-        handles=[_Bands(_hues(route, comparison.model_names, theme), theme.background) for route in routes],
+        handles=[_Bands(_hues(route, model_names, theme), theme.background) for route in routes],
         labels=routes,
         handler_map={_Bands: _BandsHandler()},
         handleheight=1.2,

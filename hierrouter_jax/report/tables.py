@@ -44,9 +44,20 @@ class Table:
 
 
 def system_table(comparison: Comparison) -> Table:
-    """Return every system's quality, cost, utility and hops, and its utility against the best single model."""
+    """Return every system's quality, cost, utility and hops, and what it gains on the best single model.
+
+    The gain in utility stands as it is, and as a share of what the oracle gains (the gap).
+    """
     level = f"{comparison.bootstrap.level:.0%}"
-    header = ("system", f"quality % [{level}]", f"cost [{level}]", "utility %", "hops", "utility vs best")
+    header = (
+        "system",
+        f"quality % [{level}]",
+        f"cost [{level}]",
+        "utility %",
+        "hops",
+        "utility vs best",
+        "gap %",
+    )
     rows = tuple(_system_row(name, system) for name, system in comparison.systems.items())
     return Table(title=_heading(comparison), header=header, rows=rows, emphasised=_router_rows(comparison))
 
@@ -160,6 +171,8 @@ def _router_rows(comparison: Comparison) -> frozenset[int]:
 
 def _heading(comparison: Comparison) -> str:
     heading = f"{comparison.num_queries} {comparison.split} queries, cost weight {comparison.cost_weight:g}"
+    if comparison.is_balanced:
+        heading += ", every task counts alike"
     best = comparison.systems.get("best_single")
     return heading if best is None else f"{heading}; best single model: {', '.join(best.routes)}"
 
@@ -172,6 +185,7 @@ def _system_row(name: str, system: SystemResult) -> tuple[str, ...]:
         f"{100 * system.utility:.1f}",
         f"{system.hops:.2f}",
         _difference(system.versus_best_single),
+        "" if system.gap_closed is None else f"{100 * system.gap_closed:.0f}",
     )
 
 

@@ -53,7 +53,7 @@ def score_routes(tree: RouteTree, routes: RouteBatch, *, cost_weight: Float[Arra
             "Make them on the tree they are scored on."
         )
     if not isinstance(cost_weight, jax.core.Tracer):
-        check_cost_weight(float(jnp.asarray(cost_weight)))
+        check_cost_weight(float(np.asarray(cost_weight)))
     scores, is_possible = _score(tree, routes, cost_weight)
     if not isinstance(is_possible, jax.core.Tracer):
         _refuse_impossible(routes, is_possible)

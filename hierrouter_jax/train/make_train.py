@@ -10,9 +10,10 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from hierrouter_jax.agent.networks import init_router
+from hierrouter_jax.agent.networks import RouterParams, init_router
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.keys import stream_key
 from hierrouter_jax.routing.mdp import check_cost_weight
@@ -27,13 +28,21 @@ from hierrouter_jax.train.state import Environment, TrainOutput, TrainState, Upd
 class TrainFn(Protocol):
     """A training run."""
 
-    def __call__(self, key: Key[Array, ""], cost_weight: Float[ArrayLike, ""] | None = None) -> TrainOutput:
-        """Train from scratch; `cost_weight`, where given, replaces the config's and may be traced."""
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        cost_weight: Float[ArrayLike, ""] | None = None,
+        params: RouterParams | None = None,
+    ) -> TrainOutput:
+        """Train from scratch, or on from `params`; `cost_weight`, where given, replaces the config's.
+
+        All may be traced. Params must have the architecture of the config.
+        """
         ...
 
 
 def make_train(config: TrainConfig, tree: RouteTree) -> TrainFn:
-    """Return `train(key, cost_weight=None) -> TrainOutput`, which trains a router on `tree`.
+    """Return `train(key, cost_weight=None, params=None) -> TrainOutput`, which trains a router on `tree`.
 
     The key alone decides the outcome; `config.seed` and the intervals are for `train_run`. A conditioned router
     (`network.is_conditioned`) learns all trade-offs at once and takes no cost weight.
@@ -41,13 +50,19 @@ def make_train(config: TrainConfig, tree: RouteTree) -> TrainFn:
     update = make_learner(config)
     row_ids = jnp.arange(config.num_envs)
 
-    def train(key: Key[Array, ""], cost_weight: Float[ArrayLike, ""] | None = None) -> TrainOutput:
+    def train(
+        key: Key[Array, ""],
+        cost_weight: Float[ArrayLike, ""] | None = None,
+        params: RouterParams | None = None,
+    ) -> TrainOutput:
         environment = make_environment(config, tree, cost_weight)
 
         def one_update(state: TrainState, _: None) -> tuple[TrainState, UpdateMetrics]:
             return update(state, row_ids, environment)
 
         start = init_train_state(config, key=key, **input_sizes(tree))
+        if params is not None:
+            start = make_train_state(params, make_optimizer(config), key=start.key)
         state, metrics = jax.lax.scan(one_update, start, length=config.num_updates)
         return TrainOutput(params=state.params, metrics=metrics)
 
@@ -102,5 +117,5 @@ def make_environment(
             "out, or set network.is_conditioned to False."
         )
     elif not isinstance(cost_weight, jax.core.Tracer):
-        check_cost_weight(float(jnp.asarray(cost_weight)))
+        check_cost_weight(float(np.asarray(cost_weight)))
     return Environment(tree=tree, cost_weight=jnp.asarray(cost_weight, jnp.float32), cost_weight_range=bounds)

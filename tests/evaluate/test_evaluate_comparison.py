@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from synthetic_trees import random_tree
 
+from hierrouter_jax.baselines.chance import random_routes
 from hierrouter_jax.baselines.registry import baseline_routes
 from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.evaluate.bootstrap import BootstrapConfig, difference_interval, mean_intervals
@@ -86,6 +87,62 @@ def test_differences_are_paired_with_the_best_single_model(trees, comparison):
     assert found.quality == pytest.approx(float((oracle - reference)[:, 0].mean()), abs=1e-6)
     assert found.quality_ci == pytest.approx(expected, abs=1e-6)
     assert comparison.systems["best_single"].versus_best_single is None
+
+
+def test_the_share_of_the_gap_is_of_the_way_from_the_best_single_model_to_the_oracle(trees, comparison):
+    train, tree = trees
+    routes = baseline_routes(train, tree, cost_weight=0.1, key=jax.random.key(0))
+    utility = {name: walked(tree, batch.actions) @ [1.0, -0.1, 0.0] for name, batch in routes.items()}
+    best, bound = utility["best_single"], utility["oracle"]
+    for name, own in utility.items():
+        expected = (own - best).mean() / (bound - best).mean()
+        assert comparison.systems[name].gap_closed == pytest.approx(expected, abs=1e-6)
+    rng = np.random.default_rng(CONFIG.seed)
+    counts = rng.multinomial(23, np.full(23, 1 / 23), size=CONFIG.num_resamples)
+    drawn = (counts @ (utility["knn"] - best)) / (counts @ (bound - best))
+    found = comparison.systems["knn"].gap_closed_ci
+    np.testing.assert_allclose(found, np.quantile(drawn, [0.025, 0.975]), atol=1e-6)
+    alone = compare(tree, {"best_single": routes["best_single"]}, cost_weight=0.1, bootstrap=CONFIG)
+    assert alone.systems["best_single"].gap_closed is None
+
+
+def test_of_several_seeds_a_query_counts_with_its_mean(trees):
+    tree = trees[1]
+    batches = [random_routes(tree, key=jax.random.key(seed)) for seed in (1, 2, 3)]
+    found = compare(tree, {"seeds": batches}, cost_weight=0.1, bootstrap=CONFIG).systems["seeds"]
+    each = np.stack([walked(tree, batch.actions) for batch in batches])
+    assert found.quality == pytest.approx(each[..., 0].mean(), abs=1e-6)
+    assert found.hops == pytest.approx(each[..., 2].mean(), abs=1e-6)
+    expected = mean_intervals(each.mean(axis=0)[:, 1][None], CONFIG)[0]
+    np.testing.assert_allclose(found.cost_ci, expected, atol=1e-6)
+    every = np.concatenate([np.asarray(batch.actions) for batch in batches])
+    assert found.routes == pytest.approx(route_shares(every, tree.model_names))
+    rows = np.asarray(tree.task) == 1
+    assert found.tasks["task_1"].quality == pytest.approx(each[:, rows, 0].mean(), abs=1e-6)
+    of_task = np.concatenate([np.asarray(batch.actions)[rows] for batch in batches])
+    assert found.tasks["task_1"].routes == pytest.approx(route_shares(of_task, tree.model_names))
+
+
+def test_balanced_means_are_means_of_the_means_of_tasks(trees):
+    train, tree = trees
+    routes = baseline_routes(train, tree, cost_weight=0.1, key=jax.random.key(0))
+    found = compare(tree, routes, cost_weight=0.1, bootstrap=CONFIG, is_balanced=True)
+    task = np.asarray(tree.task)
+    assert len(set(np.bincount(task))) == 2
+    for name, batch in routes.items():
+        rows = walked(tree, batch.actions)
+        means = np.mean([rows[task == index].mean(axis=0) for index in (0, 1)], axis=0)
+        own = found.systems[name]
+        assert (own.quality, own.cost, own.hops) == pytest.approx(tuple(means), abs=1e-6)
+        assert own.utility == pytest.approx(means[0] - 0.1 * means[1], abs=1e-6)
+    counts = np.random.default_rng(CONFIG.seed).multinomial(23, np.full(23, 1 / 23), size=CONFIG.num_resamples)
+    weights = np.where(task == 0, 1 / np.sum(task == 0), 1 / np.sum(task == 1))
+    gain = (walked(tree, routes["oracle"].actions) - walked(tree, routes["best_single"].actions))[:, 0]
+    drawn = (counts * weights @ gain) / (counts @ weights)
+    versus = found.systems["oracle"].versus_best_single
+    np.testing.assert_allclose(versus.quality_ci, np.quantile(drawn, [0.025, 0.975]), atol=1e-6)
+    gaps = [found.systems[name].gap_closed for name in ("best_single", "oracle")]
+    assert gaps == pytest.approx([0.0, 1.0])
 
 
 def test_the_single_model_that_is_the_best_one_does_not_differ_from_it(comparison):

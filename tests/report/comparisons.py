@@ -66,4 +66,6 @@ def _system(rng, quality, cost, routes):
             utility=0.021,
             utility_ci=(-0.013, 0.05),
         ),
+        gap_closed=0.23,
+        gap_closed_ci=(-0.07, 0.41),
     )

@@ -19,6 +19,7 @@ from hierrouter_jax.evaluate.routes import ROUTE_ARROW
 from hierrouter_jax.report.labels import PointLabel, place_labels
 from hierrouter_jax.report.learning_curve import Curve, curve_of_metrics, learning_curve_figure, running_mean, spread
 from hierrouter_jax.report.quality_cost import quality_cost_figure
+from hierrouter_jax.report.quality_fronts import quality_fronts_figure
 from hierrouter_jax.report.route_mix import ALL_TASKS, BAR_HEIGHT, OTHER, route_mix_figure, shown_routes
 from hierrouter_jax.report.themes import DARK, LIGHT, contrast, make_axes, png_bytes, readable
 
@@ -28,16 +29,31 @@ CURVE = Curve(
 )
 
 
+def fronts():
+    """Comparisons of three cost weights: the dearer, the better."""
+    found = {}
+    for index, weight in enumerate((0.5, 0.0, 0.1)):
+        made = made_up_comparison(index)
+        moved = {
+            name: dataclasses.replace(one, cost=one.cost * (1 + index / 7), quality=one.quality + index / 50)
+            for name, one in made.systems.items()
+        }
+        found[weight] = dataclasses.replace(made, cost_weight=weight, systems=moved)
+    return found
+
+
 def draw(kind, theme):
     if kind == "quality_cost":
         return quality_cost_figure(made_up_comparison(), theme=theme)
     if kind == "route_mix":
         return route_mix_figure(made_up_comparison(), theme=theme)
+    if kind == "fronts":
+        return quality_fronts_figure(fronts(), ["router", "knn", "oracle"], theme=theme)
     return learning_curve_figure([CURVE], references={"oracle, test": 0.6}, theme=theme)
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
-@pytest.mark.parametrize("kind", ["quality_cost", "route_mix", "learning_curve"])
+@pytest.mark.parametrize("kind", ["quality_cost", "route_mix", "learning_curve", "fronts"])
 def test_a_figure_is_a_png_with_content_on_the_themes_background(kind, theme):
     png = png_bytes(draw(kind, theme))
     pixels = imread(io.BytesIO(png))
@@ -50,7 +66,7 @@ def test_a_figure_is_a_png_with_content_on_the_themes_background(kind, theme):
     assert len(colours) > 10
 
 
-@pytest.mark.parametrize("kind", ["quality_cost", "route_mix", "learning_curve"])
+@pytest.mark.parametrize("kind", ["quality_cost", "route_mix", "learning_curve", "fronts"])
 def test_equal_data_gives_equal_bytes(kind):
     assert png_bytes(draw(kind, LIGHT)) == png_bytes(draw(kind, LIGHT))
     assert png_bytes(draw(kind, LIGHT)) != png_bytes(draw(kind, DARK))
@@ -167,7 +183,7 @@ def test_contrast_equals_published_values():
     assert contrast("#0000ff", "#ffffff") == pytest.approx(8.59, abs=0.005)
 
 
-@pytest.mark.parametrize("kind", ["quality_cost", "route_mix", "learning_curve"])
+@pytest.mark.parametrize("kind", ["quality_cost", "route_mix", "learning_curve", "fronts"])
 def test_titles_and_notes_are_apart_and_inside(kind):
     figure = draw(kind, LIGHT)
     figure.canvas.draw()
@@ -243,3 +259,23 @@ def test_a_curve_reads_metrics_and_refuses_a_run_without_any():
     assert (curve.updates, curve.sampled, curve.validated_at, curve.validated) == ((1, 2), (0.1, 0.2), (2,), (0.3,))
     with pytest.raises(DataError, match="no finished update"):
         curve_of_metrics("run", [])
+
+
+def test_fronts_pass_through_every_cost_weight_and_label_every_model():
+    comparisons = fronts()
+    figure = quality_fronts_figure(comparisons, ["router", "oracle"])
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    for name in ("router", "oracle"):
+        points = sorted((one.systems[name].cost, 100 * one.systems[name].quality) for one in comparisons.values())
+        np.testing.assert_allclose(lines[name].get_xydata(), points)
+    texts = {text.get_text() for text in figure.axes[0].texts}
+    assert set(MODELS) <= texts
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
+
+
+def test_fronts_of_systems_that_are_not_there_are_refused():
+    with pytest.raises(DataError, match="telepathy"):
+        quality_fronts_figure(fronts(), ["router", "telepathy"])
+    with pytest.raises(DataError, match="at least one cost weight"):
+        quality_fronts_figure({}, ["router"])

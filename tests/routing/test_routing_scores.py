@@ -86,3 +86,11 @@ def test_utility_is_linear_in_a_vmapped_cost_weight():
     swept = jax.vmap(lambda weight: score_routes(TREE, batch, cost_weight=weight).utility)(weights)
     scores = score_routes(TREE, batch, cost_weight=0.0)
     np.testing.assert_allclose(swept, scores.quality[None] - weights[:, None] * scores.cost[None], rtol=1e-6)
+
+
+def test_a_plain_number_is_a_cost_weight_inside_jit_too():
+    batch = routes([0, 1], [2, STOP])
+    inside = jax.jit(lambda one: score_routes(TREE, one, cost_weight=0.5).utility)(batch)
+    np.testing.assert_allclose(inside, score_routes(TREE, batch, cost_weight=0.5).utility, rtol=1e-6)
+    with pytest.raises(ConfigError, match="cost_weight"):
+        jax.jit(lambda one: score_routes(TREE, one, cost_weight=-0.5).utility)(batch)

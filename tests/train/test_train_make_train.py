@@ -85,6 +85,23 @@ def test_seeds_and_cost_weights_batch_without_changing_a_run():
     )
 
 
+def test_training_goes_on_from_the_weights_it_is_given():
+    tree = context_dependent_tree(31, num_queries=11, dim=5)
+    config = TrainConfig(num_updates=3, num_envs=14, network=NET, ppo=PPOConfig(num_minibatches=2))
+    train = jax.jit(make_train(config, tree))
+    begun = train(jax.random.key(1)).params
+    idle = TrainConfig(num_updates=3, num_envs=14, network=NET, ppo=PPOConfig(num_minibatches=2, learning_rate=1e-12))
+    kept = jax.jit(make_train(idle, tree))(jax.random.key(2), params=begun).params
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7), kept, begun)
+    moved = train(jax.random.key(2), params=begun).params
+    fresh = train(jax.random.key(2)).params
+    for other in (begun, fresh):
+        assert any(
+            not np.allclose(ours, theirs, atol=1e-4)
+            for ours, theirs in zip(jax.tree.leaves(moved), jax.tree.leaves(other), strict=True)
+        )
+
+
 def test_a_cost_weight_handed_in_must_be_a_price():
     tree = context_dependent_tree(31, num_queries=11, dim=5)
     with pytest.raises(ConfigError, match="cost_weight"):

@@ -1,0 +1,120 @@
+"""The routers that the experiments compare: the one in use, plain PPO as in the paper, and what was tried on the way.
+
+Every candidate is a training config; its numbers were chosen on train rows (cross-validation), never on test rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from hierrouter_jax.agent.networks import RouterNetConfig, RouterParams, ensemble
+from hierrouter_jax.agent.router import greedy_routes
+from hierrouter_jax.routing.route_tree import RouteTree, rows_of_tree
+from hierrouter_jax.routing.scores import RouteBatch, score_routes
+from hierrouter_jax.train.config import PPOConfig, TrainConfig
+from hierrouter_jax.train.make_train import make_train
+
+NUM_FOLDS = 5
+MIXTURE = RouterNetConfig(is_task_mixture=True, reads_signals=True, hidden_sizes=(), norm="none")
+FIT = PPOConfig(num_epochs=1, learning_rate=3e-3, weight_decay=1.0, max_grad_norm=10.0)
+ROUTER = TrainConfig(learner="regression", num_updates=100, num_envs=512, network=MIXTURE, ppo=FIT)
+PPO = TrainConfig()
+EXACT = TrainConfig(learner="exact")
+FINE_TUNED = "router, then PPO"
+ENSEMBLE = "router, ensemble of the seeds"
+
+
+def candidates() -> dict[str, TrainConfig]:
+    """Return the config of each candidate by its name in tables; the first is the router in use."""
+
+    def routed(**changes: object) -> TrainConfig:
+        return dataclasses.replace(ROUTER, network=dataclasses.replace(MIXTURE, **changes))
+
+    reading = RouterNetConfig(reads_signals=True)
+    return {
+        "router": ROUTER,
+        "router without signals": routed(reads_signals=False),
+        "router, a hidden layer of 64": routed(hidden_sizes=(64,), norm="layer"),
+        "router, one for all cost weights": routed(is_conditioned=True),
+        "router, no weight decay": dataclasses.replace(ROUTER, ppo=dataclasses.replace(FIT, weight_decay=0.0)),
+        "regression, context in every layer": dataclasses.replace(ROUTER, network=reading),
+        "exact gradient, task mixture": dataclasses.replace(EXACT, network=MIXTURE),
+        "exact gradient, context in every layer": dataclasses.replace(EXACT, network=reading),
+        "PPO, task mixture": dataclasses.replace(PPO, network=MIXTURE),
+        "PPO with signals": dataclasses.replace(PPO, network=reading),
+        "PPO, weight decay 1": dataclasses.replace(PPO, ppo=PPOConfig(weight_decay=1.0)),
+        "PPO, stopped after 50 updates": dataclasses.replace(PPO, num_updates=50),
+        "PPO (the paper's learner)": PPO,
+    }
+
+
+def priced(config: TrainConfig, cost_weight: float) -> TrainConfig:
+    """Return the config at another cost weight."""
+    return dataclasses.replace(config, cost_weight=cost_weight)
+
+
+def train_seeds(config: TrainConfig, tree: RouteTree, num_seeds: int) -> RouterParams:
+    """Return the routers of the first seeds, every leaf led by [seed]."""
+    keys = jax.random.split(jax.random.key(config.seed), num_seeds)
+    return jax.jit(jax.vmap(lambda key: make_train(config, tree)(key).params))(keys)
+
+
+def fine_tune(config: TrainConfig, params: RouterParams, tree: RouteTree) -> RouterParams:
+    """Return routers trained on from `params`, every leaf led by [seed], by another learner."""
+    num_seeds = jax.tree.leaves(params)[0].shape[0]
+    keys = jax.random.split(jax.random.key(config.seed + 1), num_seeds)
+    train = make_train(config, tree)
+    return jax.jit(jax.vmap(lambda key, own: train(key, params=own).params))(keys, params)
+
+
+def routes_of_seeds(config: TrainConfig, params: RouterParams, tree: RouteTree) -> list[RouteBatch]:
+    """Return the greedy routes of each seed."""
+    asked = jnp.float32(config.cost_weight) if config.network.is_conditioned else None
+    route = jax.vmap(lambda own: greedy_routes(own, tree, allow_stop=config.allow_stop, cost_weight=asked))
+    return [RouteBatch(actions=actions) for actions in route(params).actions]
+
+
+def ensemble_routes(config: TrainConfig, params: RouterParams, tree: RouteTree) -> RouteBatch:
+    """Return the greedy routes of the seeds' mean."""
+    return greedy_routes(ensemble(params), tree, allow_stop=config.allow_stop)
+
+
+def cross_validated(config: TrainConfig, tree: RouteTree, *, seed: int = 0) -> Float[np.ndarray, " query"]:
+    """Return the utility of each query of `tree` by a router that was trained on the other folds.
+
+    Up to `NUM_FOLDS - 1` queries are left out, so that folds are of one size and train side by side.
+    """
+    order = np.random.default_rng(seed).permutation(tree.num_queries)
+    held = order[: tree.num_queries // NUM_FOLDS * NUM_FOLDS].reshape(NUM_FOLDS, -1)
+    learned = np.stack([np.concatenate(np.delete(held, fold, axis=0)) for fold in range(NUM_FOLDS)])
+    asked = jnp.float32(config.cost_weight) if config.network.is_conditioned else None
+
+    def utility(learn: jax.Array, judge: jax.Array, key: jax.Array) -> jax.Array:
+        params = make_train(config, rows_of_tree(tree, learn))(key).params
+        judged = rows_of_tree(tree, judge)
+        routes = greedy_routes(params, judged, allow_stop=config.allow_stop, cost_weight=asked)
+        return score_routes(judged, routes, cost_weight=config.cost_weight).utility
+
+    keys = jax.random.split(jax.random.key(config.seed), NUM_FOLDS)
+    found = np.asarray(jax.jit(jax.vmap(utility))(jnp.asarray(learned), jnp.asarray(held), keys), np.float64)
+    return found.reshape(-1)[np.argsort(held.reshape(-1))]
+
+
+def without_task(tree: RouteTree, task: int) -> RouteTree:
+    """Return the queries of all other tasks."""
+    return rows_of_tree(tree, np.flatnonzero(np.asarray(tree.task) != task))
+
+
+def of_task(tree: RouteTree, task: int) -> RouteTree:
+    """Return the queries of one task."""
+    return rows_of_tree(tree, np.flatnonzero(np.asarray(tree.task) == task))
+
+
+def some_queries(tree: RouteTree, count: int) -> RouteTree:
+    """Return `count` queries drawn at random; larger draws hold the smaller ones."""
+    return rows_of_tree(tree, np.random.default_rng(0).permutation(tree.num_queries)[:count])

@@ -1,0 +1,387 @@
+"""The paper's experiment: routers and baselines on six benchmarks, with everything that docs/RESULTS.md says of them.
+
+    python experiments/six_benchmarks.py --out results
+
+It reads outcomes from a tree file (by default the packaged one), trains every router with several seeds, fits all
+baselines, and writes tables (markdown), figures (PNG) and all numbers (`results.json`) into a folder. A system's
+outcome on a query is the mean over seeds; every benchmark counts alike, however many test rows it has; intervals are
+paired bootstraps over the test queries. Routers, baselines and cost weights are chosen on train and validation rows,
+never on test rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from router_candidates import (
+    ENSEMBLE,
+    FINE_TUNED,
+    PPO,
+    ROUTER,
+    candidates,
+    cross_validated,
+    ensemble_routes,
+    fine_tune,
+    of_task,
+    priced,
+    routes_of_seeds,
+    some_queries,
+    train_seeds,
+    without_task,
+)
+
+from hierrouter_jax.baselines.registry import baseline_routes
+from hierrouter_jax.collect.tree_file import TreeFile, load_tree
+from hierrouter_jax.core.atomic_files import atomic_write, write_text_atomically
+from hierrouter_jax.core.configs import to_json_dict
+from hierrouter_jax.core.errors import ConfigError, HierRouterError
+from hierrouter_jax.core.progress import progress_bar
+from hierrouter_jax.evaluate.comparison import compare
+from hierrouter_jax.evaluate.equal_cost import EqualCost, at_equal_cost
+from hierrouter_jax.evaluate.results import Comparison
+from hierrouter_jax.evaluate.route_outcomes import RouteOutcomes, outcomes_of, task_weights
+from hierrouter_jax.report.learning_curve import curve_of_metrics, learning_curve_figure
+from hierrouter_jax.report.quality_cost import quality_cost_figure
+from hierrouter_jax.report.quality_fronts import quality_fronts_figure
+from hierrouter_jax.report.route_mix import mixes_figure, route_mix_figure, shown_routes
+from hierrouter_jax.report.tables import (
+    Table,
+    markdown_table,
+    rich_table,
+    shown_name,
+    system_table,
+    task_cost_table,
+    task_quality_table,
+)
+from hierrouter_jax.report.themes import png_bytes
+from hierrouter_jax.routing.route_tree import RouteTree
+from hierrouter_jax.routing.scores import RouteBatch
+from hierrouter_jax.train.loop import train_run
+from hierrouter_jax.train.metrics_log import read_metrics
+
+TREE = Path(__file__).resolve().parent / "trees" / "six_benchmarks.npz"
+COST_WEIGHTS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+MAIN_WEIGHT = 0.1
+LEARNED = {"router": ROUTER, "ppo": PPO}
+DRAWN = (
+    "router",
+    "ppo",
+    "knn",
+    "knn_multi_hop",
+    "one_shot",
+    "value_regression",
+    "cascade",
+    "task_best_route",
+    "oracle",
+)
+TRAIN_SIZES = (50, 100, 200, 400)  # and all
+Systems = dict[str, RouteBatch | Sequence[RouteBatch]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What every part of the report reads."""
+
+    tree_file: TreeFile
+    num_seeds: int
+    out: Path
+    on_test: dict[float, Comparison]
+    test_systems: dict[float, Systems]
+    validation_systems: dict[float, Systems]
+
+    @property
+    def validation(self) -> RouteTree:
+        """The validation rows."""
+        assert self.tree_file.validation is not None
+        return self.tree_file.validation
+
+    def write(self, name: str, table: Table) -> None:
+        """Print a table, and write it as markdown."""
+        Console().print(rich_table(table))
+        write_text_atomically(self.out / f"{name}.md", markdown_table(table))
+
+    def draw(self, name: str, figure: Any) -> None:
+        """Write a figure."""
+        with atomic_write(self.out / f"{name}.png") as file:
+            file.write(png_bytes(figure))
+
+
+def systems_on(tree_file: TreeFile, split: RouteTree, cost_weight: float, trained: Mapping[str, Any]) -> Systems:
+    """Return the routes of all systems on one split; validation itself is routed with choices made on train."""
+    is_validation = split is tree_file.validation
+    systems: Systems = {
+        name: routes_of_seeds(priced(config, cost_weight), trained[name], split) for name, config in LEARNED.items()
+    }
+    return systems | baseline_routes(
+        tree_file.train,
+        split,
+        cost_weight=cost_weight,
+        key=jax.random.key(0),
+        validation=None if is_validation else tree_file.validation,
+    )
+
+
+def run_all_weights(tree_file: TreeFile, num_seeds: int, cost_weights: Sequence[float], out: Path) -> Experiment:
+    """Train and fit everything at every cost weight."""
+    if tree_file.validation is None:
+        raise ConfigError("The experiment chooses on validation rows, but this tree has none; collect some.")
+    on_test, test_systems, validation_systems = {}, {}, {}
+    with progress_bar("training and fitting at each cost weight", len(cost_weights)) as advance:
+        for weight in cost_weights:
+            trained = {
+                name: train_seeds(priced(config, weight), tree_file.train, num_seeds)
+                for name, config in LEARNED.items()
+            }
+            test_systems[weight] = systems_on(tree_file, tree_file.test, weight, trained)
+            validation_systems[weight] = systems_on(tree_file, tree_file.validation, weight, trained)
+            on_test[weight] = compare(tree_file.test, test_systems[weight], cost_weight=weight, is_balanced=True)
+            advance(1)
+    return Experiment(
+        tree_file=tree_file,
+        num_seeds=num_seeds,
+        out=out,
+        on_test=on_test,
+        test_systems=test_systems,
+        validation_systems=validation_systems,
+    )
+
+
+def main_tables(experiment: Experiment) -> dict[str, Any]:
+    """Write the comparison at cost weight 0 and at the main one, and its pictures."""
+    for weight, comparison in experiment.on_test.items():
+        if weight in (0.0, MAIN_WEIGHT):
+            experiment.write(f"systems_{weight:g}", system_table(comparison))
+            experiment.write(f"quality_by_task_{weight:g}", task_quality_table(comparison))
+            experiment.write(f"cost_by_task_{weight:g}", task_cost_table(comparison))
+    main = experiment.on_test[MAIN_WEIGHT]
+    experiment.draw("quality_cost", quality_cost_figure(main))
+    experiment.draw("route_mix_by_task", route_mix_figure(main))
+    experiment.draw("fronts", quality_fronts_figure(experiment.on_test, [n for n in DRAWN if n in main.systems]))
+    mixes = {f"cost weight {weight:g}": one.systems["router"].routes for weight, one in experiment.on_test.items()}
+    together: dict[str, float] = {}
+    for mix in mixes.values():
+        together = {route: together.get(route, 0.0) + mix.get(route, 0.0) for route in together | mix}
+    title = "Routes of the router, by cost weight"
+    experiment.draw("route_mix_by_weight", mixes_figure(mixes, shown_routes(together), main.model_names, title=title))
+    return {f"{weight:g}": to_json_dict(comparison) for weight, comparison in experiment.on_test.items()}
+
+
+def equal_costs(experiment: Experiment) -> dict[str, Any]:
+    """Hold the router against every system of cost weight 0 and of the main one, at that system's cost."""
+
+    def outcomes(systems: Systems, name: str, tree: RouteTree, weight: float) -> RouteOutcomes:
+        return outcomes_of(tree, systems[name], weight, weights=task_weights(tree))
+
+    test, validation = experiment.tree_file.test, experiment.validation
+    router_validation = {w: outcomes(s, "router", validation, w) for w, s in experiment.validation_systems.items()}
+    router_test = {w: outcomes(s, "router", test, w) for w, s in experiment.test_systems.items()}
+    found: dict[str, EqualCost] = {}
+    for weight in (0.0, MAIN_WEIGHT):
+        for name in experiment.test_systems[weight]:
+            if name == "router" or name.startswith("oracle"):
+                continue
+            found[f"{name} @ {weight:g}"] = at_equal_cost(
+                router_validation,
+                router_test,
+                system_validation=outcomes(experiment.validation_systems[weight], name, validation, weight),
+                system_scored=outcomes(experiment.test_systems[weight], name, test, weight),
+            )
+    rows = tuple(_equal_cost_row(name, one) for name, one in found.items())
+    header = (
+        "system @ its cost weight",
+        "its quality %",
+        "its cost",
+        "router's quality %",
+        "router's cost",
+        "gain [95%]",
+    )
+    experiment.write("equal_cost", Table(title="The router at each system's cost", header=header, rows=rows))
+    return {name: to_json_dict(one) for name, one in found.items()}
+
+
+def _equal_cost_row(name: str, one: EqualCost) -> tuple[str, ...]:
+    system, _, weight = name.partition(" @ ")
+    low, high = one.difference.quality_ci
+    return (
+        f"{shown_name(system)} @ {weight}",
+        f"{100 * one.system_quality:.1f}",
+        f"{one.system_cost:.2f}",
+        f"{100 * one.quality:.1f}",
+        f"{one.cost:.2f}",
+        f"{100 * one.difference.quality:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
+    )
+
+
+def ratios(experiment: Experiment) -> dict[str, Any]:
+    """Write, by benchmark, the router's quality and cost as multiples of the mean model's (the paper's "2.4x")."""
+    found: dict[str, Any] = {}
+    rows = []
+    for weight, comparison in experiment.on_test.items():
+        singles = [system for name, system in comparison.systems.items() if name.startswith("single/")]
+        for task, own in comparison.systems["router"].tasks.items():
+            quality = float(np.mean([single.tasks[task].quality for single in singles]))
+            cost = float(np.mean([single.tasks[task].cost for single in singles]))
+            best = max(single.tasks[task].quality for single in singles)
+            ratio = {"quality": own.quality / max(quality, 1e-9), "cost": own.cost / cost, "best": own.quality / best}
+            found[f"{task} @ {weight:g}"] = ratio
+            if weight == MAIN_WEIGHT:
+                numbers = (f"{100 * own.quality:.1f}", f"{100 * quality:.1f}")
+                rows.append((task, *numbers, *(f"{ratio[name]:.2f}" for name in ("quality", "cost", "best"))))
+    header = ("benchmark", "router %", "mean model %", "quality ratio", "cost ratio", "ratio to its best model")
+    experiment.write("ratios", Table(title="Router over the mean model", header=header, rows=tuple(rows)))
+    return found
+
+
+def ablation(experiment: Experiment) -> dict[str, Any]:
+    """Write what was tried: cross-validated utility on train rows, by which things were kept, and test utility."""
+    train, test, num_seeds = experiment.tree_file.train, experiment.tree_file.test, experiment.num_seeds
+    systems: Systems = {"best_single": experiment.test_systems[MAIN_WEIGHT]["best_single"]}
+    systems["oracle"] = experiment.test_systems[MAIN_WEIGHT]["oracle"]
+    validated: dict[str, Any] = {}
+    configs = {name: priced(config, MAIN_WEIGHT) for name, config in candidates().items()}
+    with progress_bar("what was tried", len(configs)) as advance:
+        for name, config in configs.items():
+            params = train_seeds(config, train, num_seeds)
+            systems[name] = routes_of_seeds(config, params, test)
+            if name == "router":
+                systems[ENSEMBLE] = ensemble_routes(config, params, test)
+                ppo = dataclasses.replace(PPO, network=config.network, num_updates=100, cost_weight=MAIN_WEIGHT)
+                systems[FINE_TUNED] = routes_of_seeds(ppo, fine_tune(ppo, params, train), test)
+            validated[name] = cross_validated(config, train)
+            advance(1)
+    comparison = compare(test, systems, cost_weight=MAIN_WEIGHT, is_balanced=True)
+    rows = []
+    for name in (name for name in systems if name not in ("best_single", "oracle")):
+        own = comparison.systems[name]
+        folds = validated.get(name)
+        gap = "" if own.gap_closed is None else f"{100 * own.gap_closed:.0f}"
+        fold_mean = "" if folds is None else f"{100 * folds.mean():.1f}"
+        rows.append((name, fold_mean, f"{100 * own.utility:.1f}", f"{100 * own.quality:.1f}", f"{own.cost:.2f}", gap))
+    header = ("candidate", "utility %, folds of train", "utility %, test", "quality %", "cost", "gap closed %")
+    experiment.write(
+        "ablation", Table(title=f"What was tried, cost weight {MAIN_WEIGHT:g}", header=header, rows=tuple(rows))
+    )
+    return {
+        "test": to_json_dict(comparison),
+        "folds_of_train": {name: float(values.mean()) for name, values in validated.items()},
+    }
+
+
+def transfer(experiment: Experiment) -> dict[str, Any]:
+    """Write how systems do on a benchmark that they were not trained on, one left out at a time."""
+    tree_file = experiment.tree_file
+    found: dict[str, Any] = {}
+    names = tree_file.test.task_names
+    shown = ("router", "ppo", "knn", "one_shot", "value_regression", "best_single", "oracle")
+    rows = []
+    with progress_bar("benchmarks left out", len(names)) as advance:
+        for task, name in enumerate(names):
+            train, test = without_task(tree_file.train, task), of_task(tree_file.test, task)
+            systems: Systems = dict(
+                baseline_routes(
+                    train,
+                    test,
+                    cost_weight=MAIN_WEIGHT,
+                    key=jax.random.key(0),
+                    validation=without_task(experiment.validation, task),
+                )
+            )
+            for learned, config in LEARNED.items():
+                own = priced(config, MAIN_WEIGHT)
+                systems[learned] = routes_of_seeds(own, train_seeds(own, train, experiment.num_seeds), test)
+            comparison = compare(test, systems, cost_weight=MAIN_WEIGHT)
+            found[name] = to_json_dict(comparison)
+            told = experiment.on_test[MAIN_WEIGHT].systems["router"].tasks[name].utility
+            cells = [comparison.systems[system].utility for system in shown]
+            rows.append((name, *(f"{100 * cell:.1f}" for cell in (*cells, told))))
+            advance(1)
+    header = ("left out (utility %)", *(shown_name(name) for name in shown), "router trained on all")
+    experiment.write("leave_one_out", Table(title="Benchmarks not trained on", header=header, rows=tuple(rows)))
+    return found
+
+
+def learning_curves(experiment: Experiment) -> dict[str, Any]:
+    """Draw utility over updates of the router and of PPO, and write it over the number of train queries."""
+    curves = []
+    for name, config in LEARNED.items():
+        with tempfile.TemporaryDirectory() as folder:
+            run_dir = Path(folder) / name
+            timed = dataclasses.replace(priced(config, MAIN_WEIGHT), validation_interval=5)
+            train_run(timed, experiment.tree_file.train, run_dir, validation=experiment.validation)
+            curves.append(curve_of_metrics(name, read_metrics(run_dir)))
+    main = experiment.on_test[MAIN_WEIGHT]
+    references = {f"{shown_name(n)}, test": main.systems[n].utility for n in ("router", "ppo", "best_single", "oracle")}
+    experiment.draw("learning_curves", learning_curve_figure(curves, references=references))
+    found: dict[str, dict[str, float]] = {}
+    train, test = experiment.tree_file.train, experiment.tree_file.test
+    for size in (*(size for size in TRAIN_SIZES if size < train.num_queries), train.num_queries):
+        few = some_queries(train, size)
+        fitted = baseline_routes(
+            few, test, cost_weight=MAIN_WEIGHT, key=jax.random.key(0), validation=experiment.validation
+        )
+        systems: Systems = {name: fitted[name] for name in ("knn", "one_shot", "value_regression", "best_single")}
+        for name, config in LEARNED.items():
+            own = priced(config, MAIN_WEIGHT)
+            systems[name] = routes_of_seeds(own, train_seeds(own, few, experiment.num_seeds), test)
+        scored = compare(test, systems, cost_weight=MAIN_WEIGHT, is_balanced=True).systems
+        found[str(size)] = {name: one.utility for name, one in scored.items()}
+    names = list(next(iter(found.values())))
+    rows = tuple((size, *(f"{100 * own[name]:.1f}" for name in names)) for size, own in found.items())
+    header = ("train queries (utility %)", *(shown_name(name) for name in names))
+    experiment.write("train_sizes", Table(title="Utility over the number of train queries", header=header, rows=rows))
+    return found
+
+
+PARTS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
+    "comparisons": main_tables,
+    "equal_cost": equal_costs,
+    "ratios": ratios,
+    "ablation": ablation,
+    "leave_one_out": transfer,
+    "train_sizes": learning_curves,
+}
+
+
+def chosen_parts(names: Sequence[str]) -> Iterator[str]:
+    """Yield the parts to do; `ConfigError` for one that does not exist."""
+    unknown = sorted(set(names) - set(PARTS))
+    if unknown:
+        raise ConfigError(f"Parts are {', '.join(PARTS)}, but {', '.join(unknown)} was asked for.")
+    yield from names or PARTS
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, fit, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tree", type=Path, default=TREE, help="tree file of outcomes")
+    parser.add_argument("--out", type=Path, required=True, help="folder for tables, figures and results.json")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of every router")
+    parser.add_argument("--cost-weights", type=float, nargs="+", default=list(COST_WEIGHTS))
+    parser.add_argument("--parts", nargs="+", default=[], help=f"some of: {', '.join(PARTS)}")
+    options = parser.parse_args(arguments)
+    parts = list(chosen_parts(options.parts))
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds must be >= 1, but is {options.seeds}.")
+    weights = sorted({*options.cost_weights, 0.0, MAIN_WEIGHT})
+    options.out.mkdir(parents=True, exist_ok=True)
+    experiment = run_all_weights(load_tree(options.tree), options.seeds, weights, options.out)
+    found = {part: PARTS[part](experiment) for part in parts}
+    write_text_atomically(options.out / "results.json", json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except HierRouterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

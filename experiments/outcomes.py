@@ -5,10 +5,10 @@
 
 A table is as `hierrouter outcomes` reads it (docs/data.md); a model's cost is its price, 1 = the dearest model. With
 `--table`, a quarter of the questions is held out at random, `--splits` times. For every cost weight all systems are
-fitted on the training questions and scored on the others: `router` is regression on the tree's values with tasks
-inferred, on questions encoded by their meaning and by their n-grams; `ppo` is the paper's learner and `exact` five
-networks trained by the exact policy gradient, on the meaning alone; kNN and the other baselines are those of
-`hierrouter evaluate`, on both. Nothing is chosen on test questions.
+fitted on the training questions and scored on the others: `router` is the task mixture of `router_candidates.py`, on
+questions encoded by their meaning and by their n-grams; `ppo` is the paper's learner, on the meaning alone (on both it
+is no better and slower); kNN and the other baselines are those of `hierrouter evaluate`, on both. A router's outcome on
+a question is the mean over its seeds. Nothing is chosen on test questions.
 
 JSON: {"results": {COST_WEIGHT: [one comparison a split, as `evaluate --json` writes them]}, "means": {COST_WEIGHT:
 {SYSTEM: {"quality", "cost", "utility": mean over splits, "utility_minus_best_single": [mean, least, largest]}}}}
@@ -24,13 +24,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
+from router_candidates import PPO, ROUTER, priced, routes_of_seeds, train_seeds
 
-from hierrouter_jax.agent.networks import ensemble
-from hierrouter_jax.agent.router import greedy_routes
 from hierrouter_jax.collect.outcome_table import RecordedQuery, models_asked, read_outcome_table, read_split_tables
 from hierrouter_jax.collect.outcome_tree import outcome_tree_file, read_model_cards
 from hierrouter_jax.collect.tree_file import TreeFile
@@ -45,12 +43,10 @@ from hierrouter_jax.evaluate.results import Comparison
 from hierrouter_jax.report.tables import rich_table, system_table
 from hierrouter_jax.routing.route_tree import RouteTree
 from hierrouter_jax.routing.scores import RouteBatch
-from hierrouter_jax.train.config import TrainConfig
-from hierrouter_jax.train.make_train import make_train
 
 ENCODER = "all-MiniLM-L6-v2+ngrams-512"
 HELD_OUT = 0.25
-NUM_MEMBERS = 5
+NUM_SEEDS = {"router": 5, "ppo": 2}
 
 
 class Remembered:
@@ -81,14 +77,15 @@ def splits_of(options: argparse.Namespace) -> list[list[RecordedQuery]]:
     return found
 
 
-def learned_routes(tree_file: TreeFile, cost_weight: float, meaning_dim: int) -> dict[str, RouteBatch]:
-    """Return the routes of networks on the test questions; they read the first `meaning_dim` numbers."""
-    train, test = (meaning_of(tree, meaning_dim) for tree in (tree_file.train, tree_file.test))
-    key = jax.random.key(0)
-    ppo = jax.jit(make_train(TrainConfig(cost_weight=cost_weight), train))(key)
-    learn = jax.vmap(make_train(TrainConfig(cost_weight=cost_weight, learner="exact"), train))
-    exact = jax.jit(learn)(jax.random.split(key, NUM_MEMBERS))
-    return {"ppo": greedy_routes(ppo.params, test), "exact": greedy_routes(ensemble(exact.params), test)}
+def learned_routes(tree_file: TreeFile, cost_weight: float, meaning_dim: int) -> dict[str, list[RouteBatch]]:
+    """Return the routes of the trained routers on the test questions, one batch a seed."""
+    meanings = [meaning_of(tree, meaning_dim) for tree in (tree_file.train, tree_file.test)]
+    inputs = {"router": (ROUTER, tree_file.train, tree_file.test), "ppo": (PPO, *meanings)}
+    found = {}
+    for name, (config, train, test) in inputs.items():
+        own = priced(config, cost_weight)
+        found[name] = routes_of_seeds(own, train_seeds(own, train, NUM_SEEDS[name]), test)
+    return found
 
 
 def meaning_of(tree: RouteTree, meaning_dim: int) -> RouteTree:
@@ -100,9 +97,7 @@ def meaning_of(tree: RouteTree, meaning_dim: int) -> RouteTree:
 def compare_on(tree_file: TreeFile, cost_weight: float, meaning_dim: int) -> Comparison:
     """Return all systems on the test questions, the router's first."""
     routers = learned_routes(tree_file, cost_weight, meaning_dim)
-    found = evaluate_tree(tree_file, cost_weight=cost_weight, routers=routers)
-    systems = dict(found.systems)
-    return dataclasses.replace(found, systems={"router": systems.pop("value_regression"), **systems})
+    return evaluate_tree(tree_file, cost_weight=cost_weight, routers=routers)
 
 
 def means_of(comparisons: Sequence[Comparison]) -> dict[str, dict[str, object]]:

@@ -6,6 +6,7 @@ Every candidate is a training config; its numbers were chosen on train rows (cro
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +19,11 @@ from hierrouter_jax.routing.route_tree import RouteTree, rows_of_tree
 from hierrouter_jax.routing.scores import RouteBatch, score_routes
 from hierrouter_jax.train.config import PPOConfig, TrainConfig
 from hierrouter_jax.train.make_train import make_train
+from hierrouter_jax.train.presets import PRESETS
 
 NUM_FOLDS = 5
-MIXTURE = RouterNetConfig(is_task_mixture=True, reads_signals=True, hidden_sizes=(), norm="none")
-FIT = PPOConfig(num_epochs=1, learning_rate=3e-3, weight_decay=1.0, max_grad_norm=10.0)
-ROUTER = TrainConfig(learner="regression", num_updates=100, num_envs=512, network=MIXTURE, ppo=FIT)
-PPO = TrainConfig()
+ROUTER, PPO = PRESETS["task-mixture"], PRESETS["ppo"]
+MIXTURE, FIT = ROUTER.network, ROUTER.ppo
 EXACT = TrainConfig(learner="exact")
 FINE_TUNED = "router, then PPO"
 ENSEMBLE = "router, ensemble of the seeds"
@@ -61,15 +61,32 @@ def priced(config: TrainConfig, cost_weight: float) -> TrainConfig:
 def train_seeds(config: TrainConfig, tree: RouteTree, num_seeds: int) -> RouterParams:
     """Return the routers of the first seeds, every leaf led by [seed]."""
     keys = jax.random.split(jax.random.key(config.seed), num_seeds)
-    return jax.jit(jax.vmap(lambda key: make_train(config, tree)(key).params))(keys)
+    return _trained(_at_no_price(config), tree, keys, _price(config), None)
 
 
 def fine_tune(config: TrainConfig, params: RouterParams, tree: RouteTree) -> RouterParams:
     """Return routers trained on from `params`, every leaf led by [seed], by another learner."""
     num_seeds = jax.tree.leaves(params)[0].shape[0]
     keys = jax.random.split(jax.random.key(config.seed + 1), num_seeds)
+    return _trained(_at_no_price(config), tree, keys, _price(config), params)
+
+
+@partial(jax.jit, static_argnums=0)
+def _trained(
+    config: TrainConfig, tree: RouteTree, keys: jax.Array, cost_weight: jax.Array | None, params: RouterParams | None
+) -> RouterParams:
+    """Train one router a key; compiled once for all cost weights and all trees of one shape."""
     train = make_train(config, tree)
-    return jax.jit(jax.vmap(lambda key, own: train(key, params=own).params))(keys, params)
+    return jax.vmap(lambda key, own: train(key, cost_weight, own).params)(keys, params)
+
+
+def _at_no_price(config: TrainConfig) -> TrainConfig:
+    """Return the config without what `_price` says, so that configs that differ in nothing else are equal."""
+    return config if config.network.is_conditioned else priced(config, 0.0)
+
+
+def _price(config: TrainConfig) -> jax.Array | None:
+    return None if config.network.is_conditioned else jnp.float32(config.cost_weight)
 
 
 def routes_of_seeds(config: TrainConfig, params: RouterParams, tree: RouteTree) -> list[RouteBatch]:
@@ -92,17 +109,34 @@ def cross_validated(config: TrainConfig, tree: RouteTree, *, seed: int = 0) -> F
     order = np.random.default_rng(seed).permutation(tree.num_queries)
     held = order[: tree.num_queries // NUM_FOLDS * NUM_FOLDS].reshape(NUM_FOLDS, -1)
     learned = np.stack([np.concatenate(np.delete(held, fold, axis=0)) for fold in range(NUM_FOLDS)])
-    asked = jnp.float32(config.cost_weight) if config.network.is_conditioned else None
+    keys = jax.random.split(jax.random.key(config.seed), NUM_FOLDS)
+    of_folds = _utility_of_folds(
+        _at_no_price(config), tree, jnp.asarray(learned), jnp.asarray(held), keys, _price(config)
+    )
+    found = np.asarray(of_folds, np.float64)
+    return found.reshape(-1)[np.argsort(held.reshape(-1))]
+
+
+@partial(jax.jit, static_argnums=0)
+def _utility_of_folds(
+    config: TrainConfig,
+    tree: RouteTree,
+    learned: jax.Array,
+    held: jax.Array,
+    keys: jax.Array,
+    cost_weight: jax.Array | None,
+) -> jax.Array:
+    """Return the utilities, [fold query], of the held queries by routers trained on the learned ones."""
+    price = config.cost_weight if cost_weight is None else cost_weight
+    asked = jnp.float32(price) if config.network.is_conditioned else None
 
     def utility(learn: jax.Array, judge: jax.Array, key: jax.Array) -> jax.Array:
-        params = make_train(config, rows_of_tree(tree, learn))(key).params
+        params = make_train(config, rows_of_tree(tree, learn))(key, cost_weight).params
         judged = rows_of_tree(tree, judge)
         routes = greedy_routes(params, judged, allow_stop=config.allow_stop, cost_weight=asked)
-        return score_routes(judged, routes, cost_weight=config.cost_weight).utility
+        return score_routes(judged, routes, cost_weight=price).utility
 
-    keys = jax.random.split(jax.random.key(config.seed), NUM_FOLDS)
-    found = np.asarray(jax.jit(jax.vmap(utility))(jnp.asarray(learned), jnp.asarray(held), keys), np.float64)
-    return found.reshape(-1)[np.argsort(held.reshape(-1))]
+    return jax.vmap(utility)(learned, held, keys)
 
 
 def without_task(tree: RouteTree, task: int) -> RouteTree:

@@ -5,7 +5,8 @@ message alone on standard error; 75 and 76, of `train`, where it was stopped by 
 another of its processes was lost; 130 interrupted. Anything else is a defect of ours and keeps its traceback.
 
 A subcommand's module is imported only when it is asked for, so that `--help` answers at once. It defines `Command`, a
-frozen dataclass (or a union of them) that tyro fills, and `run(command)`.
+frozen dataclass (or a union of them) that tyro fills, and `run(command)`; where defaults depend on the command line
+itself, also `defaults(arguments)`.
 """
 
 from __future__ import annotations
@@ -86,8 +87,10 @@ def _run(name: str, arguments: Sequence[str]) -> None:
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or JAX's C++ warns of each of its switches that we set
     module = importlib.import_module(f"hierrouter_jax.cli.{name}")
+    defaults = {"default": module.defaults(arguments)} if hasattr(module, "defaults") else {}
     command = tyro.cli(
         module.Command,
+        **defaults,
         prog=f"hierrouter {name}",
         description=f"{COMMANDS[name]}.",
         args=list(arguments),

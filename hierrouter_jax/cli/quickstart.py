@@ -21,8 +21,8 @@ from hierrouter_jax.evaluate.evaluate_run import RESULTS_NAME, evaluate_run
 from hierrouter_jax.evaluate.live import RouteResult
 from hierrouter_jax.evaluate.origins import run_origins
 from hierrouter_jax.evaluate.results import Comparison, save_comparison
-from hierrouter_jax.train.config import TrainConfig
 from hierrouter_jax.train.loop import train_run
+from hierrouter_jax.train.presets import DEFAULT_PRESET, preset
 
 STORE_NAME = "responses.sqlite"
 QUESTIONS = (
@@ -40,7 +40,7 @@ class Command:
     """The run directory; an earlier quickstart there is gone on with."""
     live: bool = True
     """Whether questions are answered by the real pool at the end (its weights are downloaded once)."""
-    num_updates: int = TrainConfig.num_updates
+    num_updates: int = preset(DEFAULT_PRESET).num_updates
     """Updates of training."""
     json: Path | None = None
     """Write everything that was found there as JSON."""
@@ -72,7 +72,7 @@ def run(command: Command) -> None:
 
 
 def _train_and_evaluate(command: Command, tree_file: TreeFile) -> Comparison:
-    config = dataclasses.replace(TrainConfig(), num_updates=command.num_updates)
+    config = dataclasses.replace(preset(DEFAULT_PRESET), num_updates=command.num_updates)
     print_note(
         f"1/3 training a router on {tree_file.train.num_queries} queries x {tree_file.train.num_nodes - 1} routes"
     )

@@ -6,6 +6,7 @@ Into the folder go `sweep.json` (every run on every split, what was picked and h
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ import tyro
 
 from hierrouter_jax.cli.output import print_lines, print_note, print_table, write_json
 from hierrouter_jax.cli.packaged import SMALL_TREE, packaged_file
+from hierrouter_jax.cli.preset_option import preset_name
 from hierrouter_jax.collect.tree_file import TreeFile, load_tree
 from hierrouter_jax.core.atomic_files import atomic_write, require_writable, write_text_atomically
 from hierrouter_jax.core.configs import to_json_dict
@@ -25,6 +27,7 @@ from hierrouter_jax.evaluate.sweep_results import SweepResults, sweep_results
 from hierrouter_jax.report.sweep_report import sweep_figure, sweep_page, sweep_table
 from hierrouter_jax.report.themes import LIGHT, png_bytes
 from hierrouter_jax.train.config import TrainConfig
+from hierrouter_jax.train.presets import DEFAULT_PRESET, Preset
 from hierrouter_jax.train.sweep import (
     DEFAULT_COST_WEIGHTS,
     check_sweep,
@@ -56,8 +59,16 @@ class Command:
     """Write the picture there besides, for a page of documentation."""
     json: Path | None = None
     """Write the outcome there besides, as JSON."""
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=sweep_config)
+    preset: Preset = DEFAULT_PRESET
+    """The config that the options below change."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: sweep_config(DEFAULT_PRESET))
     """What each run trains, and how; cost_weight, intervals and checkpoints play no part in a sweep."""
+
+
+def defaults(arguments: Sequence[str]) -> Command:
+    """Return the options where the command line says nothing else."""
+    name = preset_name(arguments)
+    return Command(preset=name, config=sweep_config(name))
 
 
 def run(command: Command) -> None:

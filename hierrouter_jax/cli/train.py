@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ import tyro
 
 from hierrouter_jax.cli.output import print_lines, print_note, write_json
 from hierrouter_jax.cli.packaged import SMALL_TREE, packaged_file
+from hierrouter_jax.cli.preset_option import preset_name
 from hierrouter_jax.cli.processes import ProcessOptions, joined_processes
 from hierrouter_jax.collect.tree_file import TreeFile, load_tree
 from hierrouter_jax.costs import CostModel
@@ -26,8 +27,10 @@ from hierrouter_jax.evaluate.origins import run_origins
 from hierrouter_jax.routing.route_tree import RouteTree
 from hierrouter_jax.train.config import TrainConfig
 from hierrouter_jax.train.distributed import is_first_process, sigterm_noticed, together, waiting_for_others
+from hierrouter_jax.train.kinds import with_kinds
 from hierrouter_jax.train.loop import train_run
 from hierrouter_jax.train.metrics_log import read_metrics
+from hierrouter_jax.train.presets import DEFAULT_PRESET, Preset, preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +53,20 @@ class Command:
     """Put a block of the queries on each device, for trees that exceed one device's memory; draws differ."""
     context_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """How contexts are kept on the devices; 16 bits halve the memory of a tree."""
+    preset: Preset = DEFAULT_PRESET
+    """The config that the options below change."""
+    kinds: int = 0
+    """How many kinds of question a task mixture tells apart, found by clustering; 0: the tasks that the tree names."""
     processes: Annotated[ProcessOptions, tyro.conf.arg(name="")] = field(default_factory=ProcessOptions)
     """Several processes, or hosts, as one computation."""
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: preset(DEFAULT_PRESET))
     """What is trained, and how."""
+
+
+def defaults(arguments: Sequence[str]) -> Command:
+    """Return the options where the command line says nothing else."""
+    name = preset_name(arguments)
+    return Command(run_dir=tyro.MISSING, preset=name, config=preset(name))
 
 
 def run(command: Command) -> None:
@@ -78,9 +91,17 @@ def train_on(
         print_note(
             f"tree: {tree_file.manifest.num_stages} stages, queries {sizes}, models {tree_file.train.model_names}"
         )
+    tree = tree_file.train
+    if command.kinds:
+        tree = with_kinds(tree, command.kinds)
+    elif command.config.network.is_task_mixture and len(tree.task_names) == 1 and is_first_process():
+        print_note(
+            "all queries of this tree are of one task by name, so a task mixture treats all alike; --kinds 8, say, "
+            "lets it find kinds of question by itself"
+        )
     train_run(
         command.config,
-        tree_file.train,
+        tree,
         command.run_dir,
         validation=tree_file.validation,
         resume=command.resume,

@@ -20,8 +20,9 @@ from jaxtyping import Array, Key
 from hierrouter_jax.core.errors import ConfigError, raise_all
 from hierrouter_jax.core.keys import MAX_SEED
 from hierrouter_jax.routing.route_tree import RouteTree
-from hierrouter_jax.train.config import PPOConfig, TrainConfig
+from hierrouter_jax.train.config import TrainConfig
 from hierrouter_jax.train.make_train import TrainFn, make_train
+from hierrouter_jax.train.presets import DEFAULT_PRESET, preset
 from hierrouter_jax.train.state import TrainOutput
 
 # 0, then three a decade from 0.001 to 10, closer where routes change: 16 in all.
@@ -33,12 +34,15 @@ CPU_CHUNK_SIZE, CPU_CHUNKS_AT_A_TIME = 4, 2
 SweepFn = Callable[[], TrainOutput]
 
 
-def sweep_config() -> TrainConfig:
-    """Return the config that sweeps start from: as many updates as a run alone has, of a quarter of the episodes.
+def sweep_config(preset_name: str = DEFAULT_PRESET) -> TrainConfig:
+    """Return the config that sweeps start from: the preset's, of a quarter of the episodes for `ppo`.
 
     On trees of a few hundred queries that learns as well; a tree of thousands wants the episodes of `TrainConfig`.
     """
-    return TrainConfig(num_envs=64, ppo=PPOConfig(num_minibatches=2))
+    config = preset(preset_name)
+    if config.learner != "ppo":
+        return config
+    return dataclasses.replace(config, num_envs=64, ppo=dataclasses.replace(config.ppo, num_minibatches=2))
 
 
 def make_sweep(

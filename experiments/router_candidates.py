@@ -18,6 +18,7 @@ from hierrouter_jax.agent.router import greedy_routes
 from hierrouter_jax.routing.route_tree import RouteTree, rows_of_tree
 from hierrouter_jax.routing.scores import RouteBatch, score_routes
 from hierrouter_jax.train.config import PPOConfig, TrainConfig
+from hierrouter_jax.train.kinds import with_kinds
 from hierrouter_jax.train.make_train import make_train
 from hierrouter_jax.train.presets import PRESETS
 
@@ -29,9 +30,26 @@ FINE_TUNED = "router, then PPO"
 ENSEMBLE = "router, ensemble of the seeds"
 
 
-def candidates() -> dict[str, TrainConfig]:
-    """Return the config of each candidate by its name in tables; the first is the router in use."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A router that was tried. With `num_kinds` its tasks are found by clustering instead of named."""
 
+    config: TrainConfig
+    num_kinds: int = 0
+
+    def tree(self, tree: RouteTree) -> RouteTree:
+        """Return the train tree as this candidate learns from it."""
+        return with_kinds(tree, self.num_kinds) if self.num_kinds else tree
+
+
+def candidates() -> dict[str, Candidate]:
+    """Return each candidate by its name in tables; the first is the router in use."""
+    found = {name: Candidate(config=config) for name, config in _configs().items()}
+    found["router, 12 kinds by clustering"] = Candidate(config=ROUTER, num_kinds=12)
+    return found
+
+
+def _configs() -> dict[str, TrainConfig]:
     def routed(**changes: object) -> TrainConfig:
         return dataclasses.replace(ROUTER, network=dataclasses.replace(MIXTURE, **changes))
 

@@ -248,16 +248,17 @@ def ablation(experiment: Experiment) -> dict[str, Any]:
     systems: Systems = {"best_single": experiment.test_systems[MAIN_WEIGHT]["best_single"]}
     systems["oracle"] = experiment.test_systems[MAIN_WEIGHT]["oracle"]
     validated: dict[str, Any] = {}
-    configs = {name: priced(config, MAIN_WEIGHT) for name, config in candidates().items()}
-    with progress_bar("what was tried", len(configs)) as advance:
-        for name, config in configs.items():
-            params = train_seeds(config, train, num_seeds)
+    tried = candidates()
+    with progress_bar("what was tried", len(tried)) as advance:
+        for name, candidate in tried.items():
+            config, tree = priced(candidate.config, MAIN_WEIGHT), candidate.tree(train)
+            params = train_seeds(config, tree, num_seeds)
             systems[name] = routes_of_seeds(config, params, test)
             if name == "router":
                 systems[ENSEMBLE] = ensemble_routes(config, params, test)
                 ppo = dataclasses.replace(PPO, network=config.network, num_updates=100, cost_weight=MAIN_WEIGHT)
                 systems[FINE_TUNED] = routes_of_seeds(ppo, fine_tune(ppo, params, train), test)
-            validated[name] = cross_validated(config, train)
+            validated[name] = cross_validated(config, tree)
             advance(1)
     comparison = compare(test, systems, cost_weight=MAIN_WEIGHT, is_balanced=True)
     rows = []

@@ -1,0 +1,121 @@
+"""A third hop where policies go: the six-benchmark tree with three stages, filled on the nodes that routers visit.
+
+    HIERROUTER_BENCHMARKS=path/to/benchmarks python experiments/collect_third_hop.py --store six.sqlite \
+        --tree experiments/trees/six_benchmarks.npz --out third_hop.npz
+
+Routers are trained on the two-stage tree at some cost weights. Where one of them, on a query of any split, has asked
+two models, every model is asked a third time; what was asked before comes from the store. `experiments/third_hop.py`
+says whether a third hop pays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from collect_six_benchmarks import CONFIG
+from jaxtyping import Bool
+from router_candidates import ROUTER, priced, routes_of_seeds, train_seeds
+
+from hierrouter_jax.collect.collect_config import load_collect_rows
+from hierrouter_jax.collect.collect_tree import collect_tree
+from hierrouter_jax.collect.collection_report import summary_lines
+from hierrouter_jax.collect.outcomes import row_id_hash
+from hierrouter_jax.collect.tree_file import TreeFile, load_tree, save_tree
+from hierrouter_jax.core.atomic_files import require_writable
+from hierrouter_jax.core.errors import DataError, HierRouterError
+from hierrouter_jax.encoder.joint import open_encoder
+from hierrouter_jax.llm.flax_engine import FlaxEngine
+from hierrouter_jax.llm.pool import load_pool
+from hierrouter_jax.routing.route_tree import RouteTree, count_nodes
+from hierrouter_jax.routing.scores import RouteBatch
+from hierrouter_jax.store.response_store import ResponseStore
+from hierrouter_jax.tasks.task_row import TaskRow
+
+COST_WEIGHTS = (0.0, 0.01, 0.05)
+
+
+def wanted_nodes(tree: RouteTree, routes: Sequence[RouteBatch]) -> Bool[np.ndarray, "query node"]:
+    """Return which nodes of a tree of one stage more are wanted: the tree's own, and those below the ends of routes.
+
+    Only routes that ask as many models as the tree has stages have anything below.
+    """
+    num_models, deeper = tree.num_models, count_nodes(tree.num_models, tree.num_stages + 1)
+    wanted = np.zeros((tree.num_queries, deeper), bool)
+    wanted[:, : tree.num_nodes] = np.asarray(tree.valid)
+    for batch in routes:
+        actions = np.asarray(batch.actions)
+        is_long = (actions < num_models).all(axis=1)
+        node = np.zeros(tree.num_queries, int)
+        for stage in range(tree.num_stages):
+            node = node * num_models + 1 + np.minimum(actions[:, stage], num_models - 1)
+        for query in np.flatnonzero(is_long):
+            below = node[query] * num_models + 1
+            wanted[query, below : below + num_models] = True
+    return wanted
+
+
+def visited(tree_file: TreeFile, cost_weights: Sequence[float], num_seeds: int) -> dict[str, Bool[np.ndarray, ...]]:
+    """Return the wanted nodes of every split, by routers trained at the cost weights."""
+    splits = {"train": tree_file.train, "validation": tree_file.validation, "test": tree_file.test}
+    present = {name: tree for name, tree in splits.items() if tree is not None}
+    routes: dict[str, list[RouteBatch]] = {name: [] for name in present}
+    for weight in cost_weights:
+        config = priced(ROUTER, weight)
+        params = train_seeds(config, tree_file.train, num_seeds)
+        for name, tree in present.items():
+            routes[name] += routes_of_seeds(config, params, tree)
+    return {name: wanted_nodes(tree, routes[name]) for name, tree in present.items()}
+
+
+def check_rows(tree_file: TreeFile, rows: Mapping[str, Sequence[TaskRow]]) -> None:
+    """Raise `DataError` unless the tree was made of exactly these rows, in their order."""
+    for name, own in rows.items():
+        held = tree_file.outcomes[name].row_id_hash.tolist() if name in tree_file.outcomes else []
+        if held != [row_id_hash(row.id) for row in own]:
+            raise DataError(
+                f"The tree must hold the {len(own)} {name} rows of collect_six_benchmarks.py in their order, but holds "
+                f"others ({len(held)}); collect it anew with that config."
+            )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, walk, ask, save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--store", type=Path, required=True, help="response store that the two-stage tree came from")
+    parser.add_argument("--tree", type=Path, required=True, help="the two-stage tree")
+    parser.add_argument("--out", type=Path, required=True, help="the three-stage tree")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--cost-weights", type=float, nargs="+", default=list(COST_WEIGHTS))
+    options = parser.parse_args(arguments)
+    require_writable(options.out)
+    rows, tree_file = load_collect_rows(CONFIG), load_tree(options.tree)
+    check_rows(tree_file, rows)
+    nodes = visited(tree_file, options.cost_weights, options.seeds)
+    engine, encoder = FlaxEngine(load_pool(CONFIG.pool)), open_encoder(CONFIG.encoder)
+    with ResponseStore(options.store) as store:
+        found = collect_tree(
+            engine,
+            rows,
+            store,
+            num_stages=CONFIG.num_stages + 1,
+            encoder=encoder,
+            prompt_version=CONFIG.prompt_version,
+            chunk_size=CONFIG.chunk_size,
+            seed=CONFIG.splits.seed,
+            nodes=nodes,
+        )
+    save_tree(options.out, found)
+    assert found.report is not None
+    print("\n".join([*summary_lines(found.report), f"tree: {options.out}"]))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except HierRouterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

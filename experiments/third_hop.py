@@ -1,0 +1,105 @@
+"""Does a third hop pay? Routers of two stages beside routers of three, on the same test rows at the same cost weights.
+
+    python experiments/third_hop.py --out results
+
+The three-stage tree is partial (`experiments/collect_third_hop.py`): a third model can be asked where routers of two
+stages end after two. A table and `third_hop.json` go into the folder. Every benchmark counts alike; intervals are
+paired.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from router_candidates import ROUTER, priced, routes_of_seeds, train_seeds
+
+from hierrouter_jax.collect.tree_file import TreeFile, load_tree
+from hierrouter_jax.core.atomic_files import write_text_atomically
+from hierrouter_jax.core.configs import to_json_dict
+from hierrouter_jax.core.errors import DataError, HierRouterError
+from hierrouter_jax.evaluate.bootstrap import BootstrapConfig
+from hierrouter_jax.evaluate.comparison import difference
+from hierrouter_jax.evaluate.route_outcomes import RouteOutcomes, outcomes_of, task_weights
+from hierrouter_jax.report.tables import Table, markdown_table, rich_table
+from hierrouter_jax.routing.route_tree import first_stages
+from hierrouter_jax.routing.values import optimal_routes
+
+TREE = Path(__file__).resolve().parent / "trees" / "third_hop.npz"
+COST_WEIGHTS = (0.0, 0.01, 0.05, 0.1)
+
+
+def router_outcomes(tree_file: TreeFile, num_stages: int, cost_weight: float, num_seeds: int) -> RouteOutcomes:
+    """Return what routers of at most so many hops come to on the test rows, the mean of the seeds."""
+    config = priced(ROUTER, cost_weight)
+    train, test = (first_stages(tree, num_stages) for tree in (tree_file.train, tree_file.test))
+    routes = routes_of_seeds(config, train_seeds(config, train, num_seeds), test)
+    return outcomes_of(test, routes, cost_weight, weights=task_weights(test))
+
+
+def bound(tree_file: TreeFile, num_stages: int, cost_weight: float) -> RouteOutcomes:
+    """Return what the oracle comes to within so many hops."""
+    test = first_stages(tree_file.test, num_stages)
+    return outcomes_of(test, optimal_routes(test, cost_weight=cost_weight), cost_weight, weights=task_weights(test))
+
+
+def row_of(cost_weight: float, shorter: RouteOutcomes, longer: RouteOutcomes) -> tuple[str, ...]:
+    """Return a line of the table."""
+    gain = difference(longer, shorter, BootstrapConfig())
+    low, high = (100 * bound for bound in gain.utility_ci)
+    cells = [(100 * one.mean(one.quality), one.mean(one.cost), one.mean(one.num_hops)) for one in (shorter, longer)]
+    numbers = [f"{value:.{digits}f}" for cell in cells for value, digits in zip(cell, (1, 2, 2), strict=True)]
+    return (f"{cost_weight:g}", *numbers, f"{100 * gain.utility:+.1f} [{low:+.1f}, {high:+.1f}]")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, compare, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tree", type=Path, default=TREE, help="tree file of three stages")
+    parser.add_argument("--out", type=Path, required=True, help="folder for third_hop.md and third_hop.json")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--cost-weights", type=float, nargs="+", default=list(COST_WEIGHTS))
+    options = parser.parse_args(arguments)
+    tree_file = load_tree(options.tree)
+    num_stages = tree_file.test.num_stages
+    if num_stages < 2:
+        raise DataError(f"A further hop can be judged on trees of two stages or more, but this one has {num_stages}.")
+    rows, found = [], {}
+    for weight in options.cost_weights:
+        pair = [router_outcomes(tree_file, stages, weight, options.seeds) for stages in (num_stages - 1, num_stages)]
+        rows.append(row_of(weight, *pair))
+        found[f"{weight:g}"] = _numbers(tree_file, weight, pair)
+    lengths = (num_stages - 1, num_stages)
+    names = [f"{what}, {stages} hops" for stages in lengths for what in ("quality %", "cost", "asked")]
+    share = np.mean(np.asarray(tree_file.test.valid)[:, -(tree_file.test.num_models**num_stages) :])
+    title = f"Routers of {lengths[0]} and {lengths[1]} hops ({100 * share:.0f}% of the last stage's nodes are there)"
+    table = Table(title=title, header=("cost weight", *names, "utility gained [95%]"), rows=tuple(rows))
+    Console().print(rich_table(table))
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(options.out / "third_hop.md", markdown_table(table))
+    write_text_atomically(options.out / "third_hop.json", json.dumps(found, indent=1) + "\n")
+
+
+def _numbers(tree_file: TreeFile, cost_weight: float, pair: Sequence[RouteOutcomes]) -> dict[str, Any]:
+    num_stages = tree_file.test.num_stages
+    systems = dict(zip((f"router/{num_stages - 1}", f"router/{num_stages}"), pair, strict=True))
+    systems |= {f"oracle/{stages}": bound(tree_file, stages, cost_weight) for stages in range(1, num_stages + 1)}
+    means = {
+        name: {what: one.mean(getattr(one, what)) for what in ("quality", "cost", "utility", "num_hops")}
+        for name, one in systems.items()
+    }
+    return {"systems": means, "gain": to_json_dict(difference(pair[1], pair[0], BootstrapConfig()))}
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except HierRouterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

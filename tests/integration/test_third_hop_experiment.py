@@ -1,0 +1,57 @@
+"""The third hop: which nodes are filled, and the comparison of routers of two lengths, on the packaged tree."""
+
+from __future__ import annotations
+
+import json
+
+import collect_third_hop
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import third_hop
+from synthetic_trees import random_tree
+
+from hierrouter_jax.collect.tree_file import load_tree
+from hierrouter_jax.core.errors import DataError
+from hierrouter_jax.routing.route_tree import node_of_path, path_of_node
+from hierrouter_jax.routing.scores import RouteBatch, score_routes
+
+SMALL = third_hop.TREE.parent / "small.npz"
+
+
+def test_the_nodes_below_long_routes_are_wanted_and_no_others():
+    tree = random_tree(3, num_queries=3)
+    stop = tree.stop
+    routes = [
+        RouteBatch(actions=jnp.asarray([[0, 2], [1, stop], [2, 2]])),
+        RouteBatch(actions=jnp.asarray([[0, 2], [1, 0], [0, stop]])),
+    ]
+    found = collect_third_hop.wanted_nodes(tree, routes)
+    ends = [{(0, 2)}, {(1, 0)}, {(2, 2)}]
+    for query, paths in enumerate(ends):
+        below = {node_of_path(3, (*path, model)) for path in paths for model in range(3)}
+        assert {node for node in np.flatnonzero(found[query]).tolist() if len(path_of_node(3, node)) == 3} == below
+        np.testing.assert_array_equal(found[query, : tree.num_nodes], tree.valid[query])
+
+
+def test_a_tree_of_other_rows_is_refused():
+    class Row:
+        id = "another"
+
+    with pytest.raises(DataError, match=r"must hold the 1 train rows.*others \(144\)"):
+        collect_third_hop.check_rows(load_tree(SMALL), {"train": [Row()]})
+
+
+def test_routers_of_two_lengths_are_compared_on_one_tree(tmp_path, capsys):
+    third_hop.main(["--tree", str(SMALL), "--out", str(tmp_path), "--seeds", "2", "--cost-weights", "0.1"])
+    found = json.loads((tmp_path / "third_hop.json").read_text())["0.1"]
+    assert set(found["systems"]) == {"router/1", "router/2", "oracle/1", "oracle/2"}
+    gain = found["systems"]["router/2"]["utility"] - found["systems"]["router/1"]["utility"]
+    assert found["gain"]["utility"] == pytest.approx(gain)
+    assert found["systems"]["oracle/2"]["utility"] >= found["systems"]["oracle/1"]["utility"]
+    tree = load_tree(SMALL).test
+    best = third_hop.optimal_routes(tree, cost_weight=0.1)
+    per_query = np.asarray(score_routes(tree, best, cost_weight=0.1).utility)
+    balanced = np.mean([per_query[np.asarray(tree.task) == task].mean() for task in range(6)])
+    assert found["systems"]["oracle/2"]["utility"] == pytest.approx(balanced, abs=1e-6)
+    assert "hops" in capsys.readouterr().out

@@ -6,7 +6,7 @@ another of its processes was lost; 130 interrupted. Anything else is a defect of
 
 A subcommand's module is imported only when it is asked for, so that `--help` answers at once. It defines `Command`, a
 frozen dataclass (or a union of them) that tyro fills, and `run(command)`; where defaults depend on the command line
-itself, also `defaults(arguments)`.
+itself, also `command_for(arguments)`, which returns the class to fill.
 """
 
 from __future__ import annotations
@@ -87,10 +87,8 @@ def _run(name: str, arguments: Sequence[str]) -> None:
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or JAX's C++ warns of each of its switches that we set
     module = importlib.import_module(f"hierrouter_jax.cli.{name}")
-    defaults = {"default": module.defaults(arguments)} if hasattr(module, "defaults") else {}
     command = tyro.cli(
-        module.Command,
-        **defaults,
+        module.command_for(arguments) if hasattr(module, "command_for") else module.Command,
         prog=f"hierrouter {name}",
         description=f"{COMMANDS[name]}.",
         args=list(arguments),

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeVar
 
+import tyro
+
+from hierrouter_jax.train.config import TrainConfig
 from hierrouter_jax.train.presets import DEFAULT_PRESET, Preset, preset
+
+C = TypeVar("C")
+
+
+def with_preset(
+    command: type[C], arguments: Sequence[str], config_of: Callable[[str], TrainConfig] = preset
+) -> type[C]:
+    """Return the command with the config of the preset that the command line asks for as the default of `config`."""
+    config = config_of(preset_name(arguments))
+    changed = ("config", Annotated[TrainConfig, tyro.conf.arg(name="")], dataclasses.field(default=config))
+    return dataclasses.make_dataclass(command.__name__, [changed], bases=(command,), frozen=True, kw_only=True)
 
 
 def preset_name(arguments: Sequence[str]) -> Preset:

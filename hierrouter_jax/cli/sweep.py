@@ -16,7 +16,7 @@ import tyro
 
 from hierrouter_jax.cli.output import print_lines, print_note, print_table, write_json
 from hierrouter_jax.cli.packaged import SMALL_TREE, packaged_file
-from hierrouter_jax.cli.preset_option import preset_name
+from hierrouter_jax.cli.preset_option import with_preset
 from hierrouter_jax.collect.tree_file import TreeFile, load_tree
 from hierrouter_jax.core.atomic_files import atomic_write, require_writable, write_text_atomically
 from hierrouter_jax.core.configs import to_json_dict
@@ -65,10 +65,9 @@ class Command:
     """What each run trains, and how; cost_weight, intervals and checkpoints play no part in a sweep."""
 
 
-def defaults(arguments: Sequence[str]) -> Command:
-    """Return the options where the command line says nothing else."""
-    name = preset_name(arguments)
-    return Command(preset=name, config=sweep_config(name))
+def command_for(arguments: Sequence[str]) -> type[Command]:
+    """Return the options, with the defaults of the preset that the command line asks for."""
+    return with_preset(Command, arguments, sweep_config)
 
 
 def run(command: Command) -> None:

@@ -19,7 +19,7 @@ import tyro
 
 from hierrouter_jax.cli.output import print_lines, print_note, write_json
 from hierrouter_jax.cli.packaged import SMALL_TREE, packaged_file
-from hierrouter_jax.cli.preset_option import preset_name
+from hierrouter_jax.cli.preset_option import with_preset
 from hierrouter_jax.cli.processes import ProcessOptions, joined_processes
 from hierrouter_jax.collect.tree_file import TreeFile, load_tree
 from hierrouter_jax.costs import CostModel
@@ -63,10 +63,9 @@ class Command:
     """What is trained, and how."""
 
 
-def defaults(arguments: Sequence[str]) -> Command:
-    """Return the options where the command line says nothing else."""
-    name = preset_name(arguments)
-    return Command(run_dir=tyro.MISSING, preset=name, config=preset(name))
+def command_for(arguments: Sequence[str]) -> type[Command]:
+    """Return the options, with the defaults of the preset that the command line asks for."""
+    return with_preset(Command, arguments)
 
 
 def run(command: Command) -> None:

@@ -1,10 +1,12 @@
-"""Config of the six-benchmark tree: the small pool, 150 train, 30 validation, 60 test rows a benchmark, two stages.
+"""Config of the six-benchmark tree: the small pool, 150 train and 30 validation rows a benchmark, two stages.
 
     HIERROUTER_BENCHMARKS=path/to/benchmarks hierrouter collect --config experiments/collect_six_benchmarks.py \
         --store six.sqlite --out six_benchmarks.npz
 
-HumanEval has no train rows of its own: its 164 rows are divided, about half and half. Larger samples hold the smaller
-ones, so this tree holds every row of the packaged one, and goes on from its store.
+Test rows: 60 a benchmark where answers are generated, 400 where an option is chosen, because there they cost next to
+nothing and differences between routers lie mostly there; comparisons let every benchmark count alike. HumanEval has no
+train rows of its own: its 164 rows are divided, about half and half. Larger samples hold the smaller ones, so this tree
+holds every row of the packaged one, and goes on from its store.
 """
 
 import os
@@ -22,6 +24,10 @@ CONFIG = CollectConfig(
     tasks=(os.environ.get("HIERROUTER_BENCHMARKS", str(HERE.parent / "benchmarks")),),
     splits=SplitConfig(num_train=150, num_validation=30, num_test=60, seed=0),
     task_splits=(
+        *(
+            TaskSplitConfig(task=task, splits=SplitConfig(num_train=150, num_validation=30, num_test=400, seed=0))
+            for task in ("arc_challenge", "commonsenseqa", "mmlu")
+        ),
         TaskSplitConfig(task="humaneval", splits=SplitConfig(num_train=None, num_validation=20, num_test=None, seed=0)),
     ),
     num_stages=2,

@@ -22,7 +22,7 @@ PRESETS: dict[str, TrainConfig] = {
         num_updates=100,
         num_envs=512,
         network=RouterNetConfig(is_task_mixture=True, reads_signals=True, hidden_sizes=(), norm="none"),
-        ppo=PPOConfig(num_epochs=1, learning_rate=3e-3, weight_decay=1.0, max_grad_norm=10.0),
+        ppo=PPOConfig(num_epochs=1, learning_rate=1e-2, weight_decay=0.3, max_grad_norm=10.0),
     ),
     "ppo": TrainConfig(),
 }

@@ -1,14 +1,15 @@
-"""Routing among models whose outcomes are recorded: learn on one table, be scored on another.
+"""Routing among models whose outcomes are recorded: learn on some questions, be scored on others.
 
-    python experiments/outcomes.py --train train.jsonl --test test.jsonl --models models.json --json out.json
+    python experiments/outcomes.py                                                     # the packaged tree, 5 splits
     python experiments/outcomes.py --table outcomes.jsonl --models models.json --splits 5 --json out.json
+    python experiments/outcomes.py --train train.jsonl --test test.jsonl --models models.json --json out.json
 
-A table is as `hierrouter outcomes` reads it (docs/data.md); a model's cost is its price, 1 = the dearest model. With
-`--table`, a quarter of the questions is held out at random, `--splits` times. For every cost weight all systems are
-fitted on the training questions and scored on the others: `router` is the task mixture of `router_candidates.py`, on
-questions encoded by their meaning and by their n-grams; `ppo` is the paper's learner, on the meaning alone (on both it
-is no better and slower); kNN and the other baselines are those of `hierrouter evaluate`, on both. A router's outcome on
-a question is the mean over its seeds. Nothing is chosen on test questions.
+A table is as `hierrouter outcomes` reads it (docs/data.md), a tree what it writes; a model's cost is its price, 1 = the
+dearest model. Of a tree or `--table`, a quarter of the questions is held out at random, `--splits` times. For every
+cost weight all systems are fitted on the other questions and scored on those: `router` is the task mixture of
+`router_candidates.py`; `ppo` is the paper's learner, on the sentence encoder's part of the contexts alone (with n-grams
+it is slow, and no better); kNN and the other baselines are those of `hierrouter evaluate`. A router's outcome on a
+question is the mean over its seeds. Nothing is chosen on questions that are held out.
 
 JSON: {"results": {COST_WEIGHT: [one comparison a split, as `evaluate --json` writes them]}, "means": {COST_WEIGHT:
 {SYSTEM: {"quality", "cost", "utility": mean over splits, "utility_minus_best_single": [mean, least, largest]}}}}
@@ -31,49 +32,53 @@ from router_candidates import PPO, ROUTER, priced, routes_of_seeds, train_seeds
 
 from hierrouter_jax.collect.outcome_table import RecordedQuery, models_asked, read_outcome_table, read_split_tables
 from hierrouter_jax.collect.outcome_tree import outcome_tree_file, read_model_cards
-from hierrouter_jax.collect.tree_file import TreeFile
+from hierrouter_jax.collect.tree_file import TreeFile, load_tree
 from hierrouter_jax.core.atomic_files import require_writable, write_text_atomically
 from hierrouter_jax.core.configs import to_json_dict
 from hierrouter_jax.core.errors import ConfigError, HierRouterError
 from hierrouter_jax.core.progress import progress_bar
-from hierrouter_jax.encoder.joint import JointEncoder, open_encoder
-from hierrouter_jax.encoder.text_encoder import TextEncoder
+from hierrouter_jax.encoder.joint import open_encoder
 from hierrouter_jax.evaluate.evaluate_run import evaluate_tree
 from hierrouter_jax.evaluate.results import Comparison
 from hierrouter_jax.report.tables import rich_table, system_table
-from hierrouter_jax.routing.route_tree import RouteTree
+from hierrouter_jax.routing.route_tree import RouteTree, joined_trees, rows_of_tree
 from hierrouter_jax.routing.scores import RouteBatch
 
-ENCODER = "all-MiniLM-L6-v2+ngrams-512"
+TREE = Path(__file__).resolve().parent / "trees" / "outcomes.npz"
+ENCODER = "all-mpnet-base-v2+ngrams-2048"  # the best of five by cross-validation on the questions that are learned from
 HELD_OUT = 0.25
 NUM_SEEDS = {"router": 5, "ppo": 2}
 
 
-class Remembered:
-    """An encoder that encodes a text once, however many splits ask for it."""
-
-    def __init__(self, encoder: TextEncoder) -> None:
-        self._encoder, self._rows = encoder, {}
-        self.meaning_dim = encoder.parts[0].dim if isinstance(encoder, JointEncoder) else encoder.dim
-        self.dim, self.digest = encoder.dim, encoder.digest
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Return one vector a text."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._rows]
-        self._rows |= dict(zip(new, self._encoder.encode(new), strict=True))
-        return np.stack([self._rows[text] for text in texts])
-
-
-def splits_of(options: argparse.Namespace) -> list[list[RecordedQuery]]:
-    """Return the questions, each with its split, once for every split that is asked for."""
+def tree_files_of(options: argparse.Namespace) -> list[TreeFile]:
+    """Return a tree file for every split into questions to learn from and questions to be scored on."""
+    if options.train is not None:
+        queries = read_split_tables({"train": options.train, "validation": None, "test": options.test})
+        return [tree_file_of(queries, options)]
     if options.table is None:
-        return [read_split_tables({"train": options.train, "validation": None, "test": options.test})]
+        return random_splits(load_tree(options.tree, cost_model="price"), options.splits)
     queries = read_outcome_table(options.table)
+    # A tree file has two splits at least; they are joined again, in the table's order.
+    named = ["train"] * (len(queries) - 1) + ["test"]
+    placed = [dataclasses.replace(query, split=split) for query, split in zip(queries, named, strict=True)]
+    return random_splits(tree_file_of(placed, options), options.splits)
+
+
+def tree_file_of(queries: Sequence[RecordedQuery], options: argparse.Namespace) -> TreeFile:
+    """Return the tree file of recorded questions."""
+    cards = read_model_cards(options.models, models_asked(queries))
+    return outcome_tree_file(queries, cards, encoder=open_encoder(options.encoder), cost_model="price")
+
+
+def random_splits(tree_file: TreeFile, num_splits: int) -> list[TreeFile]:
+    """Return the tree file divided anew, so many times: a quarter of all its questions is for scoring."""
+    whole = joined_trees([tree for tree in (tree_file.train, tree_file.validation, tree_file.test) if tree is not None])
     found = []
-    for seed in range(options.splits):
-        held_out = set(np.random.default_rng(seed).permutation(len(queries))[: round(HELD_OUT * len(queries))].tolist())
-        named = ["test" if index in held_out else "train" for index in range(len(queries))]
-        found.append([dataclasses.replace(query, split=name) for query, name in zip(queries, named, strict=True)])
+    for seed in range(num_splits):
+        order = np.random.default_rng(seed).permutation(whole.num_queries)
+        held, learned = np.split(order, [round(HELD_OUT * len(order))])
+        trees = {name: rows_of_tree(whole, np.sort(rows)) for name, rows in {"train": learned, "test": held}.items()}
+        found.append(dataclasses.replace(tree_file, validation=None, **trees))
     return found
 
 
@@ -114,33 +119,41 @@ def means_of(comparisons: Sequence[Comparison]) -> dict[str, dict[str, object]]:
     return means
 
 
+def check_options(options: argparse.Namespace) -> None:
+    """Raise `ConfigError` for options that do not go together, before anything slow is done."""
+    is_split = options.train is not None or options.test is not None
+    if is_split and (options.train is None or options.test is None or options.table is not None):
+        raise ConfigError("Give --train and --test together, or --table alone, or neither for a tree.")
+    if (is_split or options.table is not None) and options.models is None:
+        raise ConfigError("Tables need --models, a JSON file with each model's price.")
+    for name in ("splits", "meaning_dim"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be >= 1, but is {getattr(options, name)}.")
+    if options.json is not None:
+        require_writable(options.json)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read, learn, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", type=Path, help="table of the questions that are learned from")
+    parser.add_argument("--tree", type=Path, default=TREE, help="tree file of recorded outcomes, divided at random")
+    parser.add_argument("--table", type=Path, help="a table in its place")
+    parser.add_argument("--train", type=Path, help="table of the questions that are learned from, with --test")
     parser.add_argument("--test", type=Path, help="table of the questions that are scored")
-    parser.add_argument("--table", type=Path, help="one table for both, divided at random")
-    parser.add_argument("--splits", type=int, default=5, help="with --table: how many times")
-    parser.add_argument("--models", type=Path, required=True, help="JSON file {model: {price_usd_per_mtok: ...}}")
+    parser.add_argument("--models", type=Path, help="for tables: JSON file {model: {price_usd_per_mtok: ...}}")
+    parser.add_argument("--encoder", default=ENCODER, help="for tables: how questions are encoded")
+    parser.add_argument("--splits", type=int, default=5, help="of --tree and --table: how often they are divided")
+    parser.add_argument("--meaning-dim", type=int, default=768, help="numbers of a context that the ppo router reads")
     parser.add_argument("--cost-weights", type=float, nargs="+", default=[0.0, 0.1])
-    parser.add_argument("--encoder", default=ENCODER)
     parser.add_argument("--json", type=Path, help="write the outcome there")
     options = parser.parse_args(arguments)
-    if (options.table is None) == (options.train is None or options.test is None):
-        raise ConfigError("Give either --train and --test, or --table.")
-    if options.splits < 1:
-        raise ConfigError(f"--splits must be >= 1, but is {options.splits}.")
-    if options.json is not None:
-        require_writable(options.json)
-    splits = splits_of(options)
-    cards = read_model_cards(options.models, models_asked(splits[0]))
-    encoder = Remembered(open_encoder(options.encoder))
+    check_options(options)
+    trees = tree_files_of(options)
     results: dict[str, list[Comparison]] = {str(weight): [] for weight in options.cost_weights}
-    trees = [outcome_tree_file(queries, cards, encoder=encoder, cost_model="price") for queries in splits]
     with progress_bar("learning and comparing", len(trees) * len(results)) as advance:
         for tree_file in trees:
             for weight, found in results.items():
-                found.append(compare_on(tree_file, float(weight), encoder.meaning_dim))
+                found.append(compare_on(tree_file, float(weight), options.meaning_dim))
                 advance(1)
     means = {weight: means_of(found) for weight, found in results.items()}
     console = Console()

@@ -124,6 +124,12 @@ def task_logits(params: RouterParams, observation: Observation) -> Float[Array, 
     return nnx.merge(params.graphdef, params.weights).infer_task(observation)
 
 
+def task_gate_square(params: RouterParams) -> Float[Array, ""]:
+    """Return half the sum of squares of the weights by which a task mixture's gate reads a unit context."""
+    kernel = params.weights["task_gate"]["kernel"]
+    return 0.5 * kernel.shape[0] * jnp.sum(jnp.square(kernel))
+
+
 def is_task_mixture(params: RouterParams) -> bool:
     """Say whether the router infers the task."""
     return "task_gate" in params.weights

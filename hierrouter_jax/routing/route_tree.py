@@ -124,6 +124,30 @@ def rows_of_tree(tree: RouteTree, queries: Int[ArrayLike, " row"]) -> RouteTree:
     return dataclasses.replace(tree, **arrays)
 
 
+def joined_trees(trees: Sequence[RouteTree]) -> RouteTree:
+    """Return one tree of all the trees' queries, in their order.
+
+    Raises `DataError` unless there is a tree, and all share models, stages, tasks and sizes of contexts and signals.
+    """
+    if not trees:
+        raise DataError("Trees are joined from at least one, but none was given.")
+    first = trees[0]
+    for tree in trees[1:]:
+        check_same_pool(first, tree)
+        sizes = [(one.task_names, one.context.shape[1], one.signals.shape[2]) for one in (first, tree)]
+        if sizes[0] != sizes[1]:
+            raise DataError(
+                "Trees are joined that share tasks and sizes of contexts and signals, but theirs are "
+                f"{sizes[0]} and {sizes[1]}. Use the splits of one tree file."
+            )
+    starts = np.cumsum([0, *(tree.context.shape[0] for tree in trees[:-1])])
+    rows = [tree.context_row + int(start) for tree, start in zip(trees, starts, strict=True)]
+    arrays: dict[str, Any] = {
+        name: jnp.concatenate([getattr(tree, name) for tree in trees]) for name in (*QUERY_FIELDS, "context")
+    }
+    return dataclasses.replace(first, **(arrays | {"context_row": jnp.concatenate(rows)}))
+
+
 def first_stages(tree: RouteTree, num_stages: int) -> RouteTree:
     """Return the tree of the first stages alone, whose routes are shorter; signals beyond need are kept.
 

@@ -47,7 +47,10 @@ class PPOConfig:
     max_grad_norm: float = 0.5
     """Global norm the gradient is clipped to."""
     weight_decay: float = 0.0
-    """Decoupled decay of the weights, times the learning rate, at every step (AdamW)."""
+    """Decoupled decay of the weights, times the learning rate, at every step (AdamW); not of a task mixture's gate."""
+    task_penalty: float = 3e-5
+    """Ridge on a task mixture's gate, beside the mean of -log p(task): times half the sum of squares of the weights by
+    which it reads a unit context."""
 
     def __post_init__(self) -> None:
         """Refuse values outside the meaning of each field, all at once."""
@@ -56,7 +59,7 @@ class PPOConfig:
             *_out_of_range(
                 self, ("learning_rate", "adam_epsilon", "clip_epsilon", "max_grad_norm"), low=0, is_open=True
             ),
-            *_out_of_range(self, ("value_coefficient", "entropy_coefficient", "weight_decay"), low=0),
+            *_out_of_range(self, ("value_coefficient", "entropy_coefficient", "weight_decay", "task_penalty"), low=0),
             *_out_of_range(self, ("discount", "gae_lambda"), low=0, high=1.0),
         ]
         if self.value_clip_epsilon is not None:

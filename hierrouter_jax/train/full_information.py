@@ -97,7 +97,7 @@ def make_full_information_update(
 
         def loss(params: RouterParams, rows: RouteTree, row_prices: Float[Array, " row"]) -> Loss:
             own, metrics = own_loss(params, rows, row_prices)
-            return own + task_loss(params, rows, axis_name=axis_name), metrics
+            return own + task_loss(params, rows, penalty=config.task_penalty, axis_name=axis_name), metrics
 
         take_step = partial(_minibatch_step, tree, loss, optimizer=optimizer, axis_name=axis_name)
 

@@ -206,7 +206,7 @@ def minibatch_step(
     def loss(params: RouterParams) -> tuple[Float[Array, ""], LossTerms]:
         own, terms = ppo_loss(params, decisions, tree, num_decisions, config)
         routed = rows_of_tree(tree, decisions.state.query_index[0])
-        return own + task_loss(params, routed, axis_name=axis_name), terms
+        return own + task_loss(params, routed, penalty=config.task_penalty, axis_name=axis_name), terms
 
     gradients, terms = jax.grad(loss, has_aux=True)(params)
     # Each device's loss is its sum over the count of all, so the sum over devices is the minibatch's mean.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hierrouter_jax.collect.tree_file import save_tree
+from hierrouter_jax.core.errors import HierRouterError
 from hierrouter_jax.encoder.hashing import HashingEncoder
 from hierrouter_jax.encoder.joint import JointEncoder
 from hierrouter_jax.encoder.ngrams import NgramEncoder
@@ -72,21 +76,50 @@ def test_random_splits_hold_out_other_quarters(outcomes, folder):
     assert mean["utility"] == pytest.approx(sum(earned) / 2)
     gains = [one["systems"]["router"]["utility"] - one["systems"]["best_single"]["utility"] for one in (first, second)]
     assert mean["utility_minus_best_single"] == pytest.approx([sum(gains) / 2, min(gains), max(gains)])
-    held_out = [{query.id for query in split if query.split == "test"} for split in _splits(outcomes, folder)]
-    assert held_out[0] != held_out[1]
 
 
-def _splits(outcomes, folder):
-    class Options:
-        table, splits = folder / "all.jsonl", 2
+def test_splits_hold_out_other_quarters_in_the_table_s_order(outcomes, folder):
+    options = outcomes.argparse.Namespace(
+        train=None, table=folder / "all.jsonl", models=folder / "models.json", encoder="any", splits=3
+    )
+    found = outcomes.tree_files_of(options)
+    qualities = [json.loads(line)["scores"] for line in (folder / "all.jsonl").read_text().splitlines()]
+    held = []
+    for seed, tree_file in enumerate(found):
+        rows = np.sort(np.random.default_rng(seed).permutation(131)[:33])
+        expected = [[qualities[row][name] for name in tree_file.test.model_names] for row in rows]
+        np.testing.assert_allclose(tree_file.test.quality[:, 1:], expected)
+        assert (tree_file.train.num_queries, tree_file.test.num_queries) == (98, 33)
+        held.append(tuple(rows))
+    assert len(set(held)) == 3
 
-    return outcomes.splits_of(Options)
+
+def test_a_tree_is_divided_as_its_table_is(outcomes, folder, tmp_path):
+    queries = [
+        dataclasses.replace(query, split="test" if index == 130 else "train")
+        for index, query in enumerate(outcomes.read_outcome_table(folder / "all.jsonl"))
+    ]
+    options = outcomes.argparse.Namespace(models=folder / "models.json", encoder="any")
+    save_tree(tmp_path / "tree.npz", outcomes.tree_file_of(queries, options))
+    words = ["--tree", str(tmp_path / "tree.npz"), "--splits", "1", "--cost-weights", "0.1"]
+    outcomes.main([*words, "--json", str(tmp_path / "of_tree.json")])
+    words = ["--table", str(folder / "all.jsonl"), "--models", str(folder / "models.json"), *words[2:]]
+    outcomes.main([*words, "--json", str(tmp_path / "of_table.json")])
+    of_tree, of_table = (json.loads((tmp_path / f"of_{name}.json").read_text()) for name in ("tree", "table"))
+    assert of_tree["means"]["0.1"]["router"] == pytest.approx(of_table["means"]["0.1"]["router"])
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--train", "x"], "Give either"), (["--table", "x", "--splits", "0"], "--splits must be >= 1")],
+    [
+        (["--train", "x"], "Give --train and --test together"),
+        (["--train", "x", "--test", "y", "--table", "z"], "or --table alone"),
+        (["--table", "x"], "need --models"),
+        (["--splits", "0"], "--splits must be >= 1"),
+        (["--meaning-dim", "0"], "--meaning-dim must be >= 1"),
+        (["--tree", "nowhere.npz"], "no tree file at nowhere.npz"),
+    ],
 )
 def test_what_cannot_be_done_is_refused(outcomes, folder, words, message):
-    with pytest.raises(outcomes.ConfigError, match=message):
-        outcomes.main([*words, "--models", str(folder / "models.json")])
+    with pytest.raises(HierRouterError, match=message):
+        outcomes.main(words)

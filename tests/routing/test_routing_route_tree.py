@@ -11,11 +11,13 @@ from synthetic_trees import context_dependent_tree, random_tree
 
 from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.routing.route_tree import (
+    QUERY_FIELDS,
     check_same_pool,
     check_tree,
     context_at,
     count_nodes,
     cumulative_costs,
+    joined_trees,
     node_of_path,
     node_parents,
     path_of_node,
@@ -120,3 +122,26 @@ def test_trees_of_different_pools_are_not_compared():
         check_same_pool(TREE, random_tree(11, num_stages=1))
     with pytest.raises(DataError, match="share models"):
         check_same_pool(TREE, TREE.replace(model_names=("a", "b", "c")))
+
+
+def test_joined_trees_hold_all_queries_with_their_own_contexts():
+    first, second = random_tree(1, num_queries=3, num_signals=2), random_tree(2, num_queries=5, num_signals=2)
+    found = joined_trees([first, second])
+    assert found.num_queries == 8
+    check_tree(found)
+    for tree, queries in ((first, slice(0, 3)), (second, slice(3, 8))):
+        for name in QUERY_FIELDS:
+            if name != "context_row":
+                np.testing.assert_array_equal(getattr(found, name)[queries], getattr(tree, name))
+        np.testing.assert_array_equal(found.context[found.context_row[queries]], tree.context[tree.context_row])
+
+
+def test_trees_of_different_kinds_are_not_joined():
+    tree = random_tree(1)
+    for other in (random_tree(1, num_tasks=3), random_tree(1, dim=7), random_tree(1, num_signals=1)):
+        with pytest.raises(DataError, match="share tasks and sizes"):
+            joined_trees([tree, other])
+    with pytest.raises(DataError, match="share models"):
+        joined_trees([tree, random_tree(1, num_models=2)])
+    with pytest.raises(DataError, match="at least one"):
+        joined_trees([])

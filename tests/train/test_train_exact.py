@@ -184,5 +184,9 @@ def test_weight_decay_shrinks_matrices_and_leaves_biases():
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     np.testing.assert_allclose(updates["kernel"], np.full((3, 2), -0.05), rtol=1e-6)
     np.testing.assert_array_equal(updates["bias"], np.zeros(2))
+    gated = {"weights": {"task_gate": {"kernel": jnp.ones((3, 2))}, "kernel": jnp.ones((3, 2))}}
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, gated), optimizer.init(gated), gated)
+    np.testing.assert_array_equal(updates["weights"]["task_gate"]["kernel"], np.zeros((3, 2)))
+    assert np.all(updates["weights"]["kernel"] < 0)
     plain = make_optimizer(dataclasses.replace(decayed, ppo=PPOConfig()))
     assert len(jax.tree.leaves(plain.init(params))) == len(jax.tree.leaves(optimizer.init(params)))

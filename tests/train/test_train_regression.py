@@ -98,11 +98,14 @@ def test_the_gate_learns_the_names_of_tasks_at_the_nodes_that_are_there():
                 own = logits[query, node]
                 losses.append(np.log(np.exp(own).sum()) - own[int(TREE.task[query])])
     assert len(losses) < 5 * NUM_DECISIONS
-    np.testing.assert_allclose(task_loss(params, TREE, axis_name=None), np.mean(losses), rtol=1e-5)
-    gradient = jax.grad(lambda one: task_loss(one, TREE, axis_name=None))(params).weights
+    np.testing.assert_allclose(task_loss(params, TREE, penalty=0.0, axis_name=None), np.mean(losses), rtol=1e-5)
+    kernel = np.asarray(params.weights["task_gate"]["kernel"]) * np.sqrt(TREE.context.shape[1])  # of a unit context
+    ridge = np.mean(losses) + 0.5 * 0.7 * np.square(kernel).sum()
+    np.testing.assert_allclose(task_loss(params, TREE, penalty=0.7, axis_name=None), ridge, rtol=1e-5)
+    gradient = jax.grad(lambda one: task_loss(one, TREE, penalty=0.7, axis_name=None))(params).weights
     touched = {name for name, leaves in gradient.items() if any(np.any(leaf) for leaf in jax.tree.leaves(leaves))}
     assert touched == {"task_gate"}
-    assert float(task_loss(random_params(), TREE, axis_name=None)) == 0.0
+    assert float(task_loss(random_params(), TREE, penalty=0.7, axis_name=None)) == 0.0
 
 
 @pytest.mark.parametrize("learner", ["ppo", "exact", "regression"])
@@ -132,7 +135,7 @@ def with_last_model(tree):
 @pytest.mark.parametrize("learner", ["ppo", "regression"])
 def test_two_devices_make_the_update_of_one(learner):
     tree = random_tree(1, num_queries=13, num_tasks=3, share_missing=0.2)
-    config = TrainConfig(num_envs=8, ppo=PPOConfig(num_epochs=2, num_minibatches=2), network=MIXTURE)
+    config = TrainConfig(num_envs=8, ppo=PPOConfig(num_epochs=2, num_minibatches=2, task_penalty=0.3), network=MIXTURE)
     state = init_train_state(config, key=jax.random.key(3), **input_sizes(tree))
     make = make_update if learner == "ppo" else partial(make_full_information_update, regression_loss)
     make = partial(make, make_optimizer(config), config.ppo, allow_stop=True)

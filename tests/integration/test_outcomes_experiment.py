@@ -106,7 +106,10 @@ def test_a_tree_is_divided_as_its_table_is(outcomes, folder, tmp_path):
     words = ["--table", str(folder / "all.jsonl"), "--models", str(folder / "models.json"), *words[2:]]
     outcomes.main([*words, "--json", str(tmp_path / "of_table.json")])
     of_tree, of_table = (json.loads((tmp_path / f"of_{name}.json").read_text()) for name in ("tree", "table"))
-    assert of_tree["means"]["0.1"]["router"] == pytest.approx(of_table["means"]["0.1"]["router"])
+    for name in ("router", "knn", "oracle"):
+        found, expected = (one["results"]["0.1"][0]["systems"][name]["tasks"] for one in (of_tree, of_table))
+        for task in ("algebra", "history"):
+            assert found[task]["utility"] == pytest.approx(expected[task]["utility"])
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def _best_of_stage(
 
     value = jnp.concatenate([stop_value[..., None], ask_value], axis=2)
     cost = jnp.concatenate([jnp.zeros_like(stop_value)[..., None], ask_cost], axis=2)
-    best_value = value.max(axis=2)
-    choice = jnp.where(value == best_value[..., None], cost, jnp.inf).argmin(axis=2)
-    best_cost = jnp.take_along_axis(cost, choice[..., None], axis=2)[..., 0]
+    # Sorted, not compared with the maximum: a compiler may compute a value twice, and round it otherwise each time.
+    choice = jnp.lexsort((cost, -value), axis=2)[..., 0]
+    best_value, best_cost = (jnp.take_along_axis(one, choice[..., None], axis=2)[..., 0] for one in (value, cost))
     return best_value, (choice + tree.num_models) % (tree.num_models + 1), best_cost

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +13,8 @@ from hierrouter_jax.cli.packaged import SMALL_POOL, SMALL_TREE, packaged_file
 from hierrouter_jax.collect.tree_file import report_path
 from hierrouter_jax.core.configs import read_json
 from hierrouter_jax.llm.pool import load_pool, read_pool_spec
+from hierrouter_jax.routing.scores import score_routes
+from hierrouter_jax.routing.values import optimal_routes, optimal_values
 from hierrouter_jax.tasks.prompt_texts import LATEST_PROMPT_VERSION
 
 TASKS = {"arc_challenge", "commonsenseqa", "gsm8k", "humaneval", "mbpp", "mmlu"}
@@ -82,3 +85,13 @@ def test_a_router_learns_from_it_beyond_chance(tree_file):
     chance = np.asarray(tree_file.train.quality)[:, 1:].mean()
     assert chance < float(learned.quality.mean()) <= 1
     assert float(learned.utility.mean()) <= float(best.utility.mean())
+
+
+@pytest.mark.parametrize("cost_weight", [0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5])
+def test_the_optimal_routes_of_the_six_benchmarks_are_routes(cost_weight):
+    tree = hr.load_tree(Path(__file__).parents[2] / "experiments" / "trees" / "six_benchmarks.npz").test
+    routes = optimal_routes(tree, cost_weight=cost_weight)
+    assert np.all(np.asarray(routes.actions)[:, 0] < tree.stop)
+    scores = score_routes(tree, routes, cost_weight=cost_weight)
+    best = optimal_values(tree, cost_weight=cost_weight)[:, 0]
+    np.testing.assert_allclose(scores.utility, best, atol=1e-6)

@@ -30,7 +30,7 @@ from hierrouter_jax.core.errors import DataError, HierRouterError
 from hierrouter_jax.encoder.joint import open_encoder
 from hierrouter_jax.llm.flax_engine import FlaxEngine
 from hierrouter_jax.llm.pool import load_pool
-from hierrouter_jax.routing.route_tree import RouteTree, count_nodes
+from hierrouter_jax.routing.route_tree import RouteTree, count_nodes, node_of_path
 from hierrouter_jax.routing.scores import RouteBatch
 from hierrouter_jax.store.response_store import ResponseStore
 from hierrouter_jax.tasks.task_row import TaskRow
@@ -47,14 +47,10 @@ def wanted_nodes(tree: RouteTree, routes: Sequence[RouteBatch]) -> Bool[np.ndarr
     wanted = np.zeros((tree.num_queries, deeper), bool)
     wanted[:, : tree.num_nodes] = np.asarray(tree.valid)
     for batch in routes:
-        actions = np.asarray(batch.actions)
-        is_long = (actions < num_models).all(axis=1)
-        node = np.zeros(tree.num_queries, int)
-        for stage in range(tree.num_stages):
-            node = node * num_models + 1 + np.minimum(actions[:, stage], num_models - 1)
-        for query in np.flatnonzero(is_long):
-            below = node[query] * num_models + 1
-            wanted[query, below : below + num_models] = True
+        for query, route in enumerate(np.asarray(batch.actions).tolist()):
+            if tree.stop not in route:
+                below = node_of_path(num_models, route) * num_models + 1
+                wanted[query, below : below + num_models] = True
     return wanted
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from router_candidates import PPO, ROUTER, priced, routes_of_seeds, train_seeds
+from router_candidates import PPO, ROUTER, priced, trained_routes
 
 from hierrouter_jax.collect.outcome_table import RecordedQuery, models_asked, read_outcome_table, read_split_tables
 from hierrouter_jax.collect.outcome_tree import outcome_tree_file, read_model_cards
@@ -88,8 +88,7 @@ def learned_routes(tree_file: TreeFile, cost_weight: float, meaning_dim: int) ->
     inputs = {"router": (ROUTER, tree_file.train, tree_file.test), "ppo": (PPO, *meanings)}
     found = {}
     for name, (config, train, test) in inputs.items():
-        own = priced(config, cost_weight)
-        found[name] = routes_of_seeds(own, train_seeds(own, train, NUM_SEEDS[name]), test)
+        found[name] = trained_routes(priced(config, cost_weight), train, test, NUM_SEEDS[name])
     return found
 
 

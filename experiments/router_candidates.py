@@ -114,6 +114,11 @@ def routes_of_seeds(config: TrainConfig, params: RouterParams, tree: RouteTree) 
     return [RouteBatch(actions=actions) for actions in route(params).actions]
 
 
+def trained_routes(config: TrainConfig, train: RouteTree, tree: RouteTree, num_seeds: int) -> list[RouteBatch]:
+    """Return the greedy routes on `tree` of routers trained on `train`, one batch a seed."""
+    return routes_of_seeds(config, train_seeds(config, train, num_seeds), tree)
+
+
 def ensemble_routes(config: TrainConfig, params: RouterParams, tree: RouteTree) -> RouteBatch:
     """Return the greedy routes of the seeds' mean."""
     return greedy_routes(ensemble(params), tree, allow_stop=config.allow_stop)

@@ -37,6 +37,7 @@ from router_candidates import (
     routes_of_seeds,
     some_queries,
     train_seeds,
+    trained_routes,
     without_task,
 )
 
@@ -298,8 +299,7 @@ def transfer(experiment: Experiment) -> dict[str, Any]:
                 )
             )
             for learned, config in LEARNED.items():
-                own = priced(config, MAIN_WEIGHT)
-                systems[learned] = routes_of_seeds(own, train_seeds(own, train, experiment.num_seeds), test)
+                systems[learned] = trained_routes(priced(config, MAIN_WEIGHT), train, test, experiment.num_seeds)
             comparison = compare(test, systems, cost_weight=MAIN_WEIGHT)
             found[name] = to_json_dict(comparison)
             told = experiment.on_test[MAIN_WEIGHT].systems["router"].tasks[name].utility
@@ -332,8 +332,7 @@ def learning_curves(experiment: Experiment) -> dict[str, Any]:
         )
         systems: Systems = {name: fitted[name] for name in ("knn", "one_shot", "value_regression", "best_single")}
         for name, config in LEARNED.items():
-            own = priced(config, MAIN_WEIGHT)
-            systems[name] = routes_of_seeds(own, train_seeds(own, few, experiment.num_seeds), test)
+            systems[name] = trained_routes(priced(config, MAIN_WEIGHT), few, test, experiment.num_seeds)
         scored = compare(test, systems, cost_weight=MAIN_WEIGHT, is_balanced=True).systems
         found[str(size)] = {name: one.utility for name, one in scored.items()}
     names = list(next(iter(found.values())))

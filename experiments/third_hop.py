@@ -14,11 +14,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
-from router_candidates import ROUTER, priced, routes_of_seeds, train_seeds
+from router_candidates import ROUTER, priced, trained_routes
 
 from hierrouter_jax.collect.tree_file import TreeFile, load_tree
 from hierrouter_jax.core.atomic_files import write_text_atomically
@@ -26,6 +25,7 @@ from hierrouter_jax.core.configs import to_json_dict
 from hierrouter_jax.core.errors import DataError, HierRouterError
 from hierrouter_jax.evaluate.bootstrap import BootstrapConfig
 from hierrouter_jax.evaluate.comparison import difference
+from hierrouter_jax.evaluate.results import Difference
 from hierrouter_jax.evaluate.route_outcomes import RouteOutcomes, outcomes_of, task_weights
 from hierrouter_jax.report.tables import Table, markdown_table, rich_table
 from hierrouter_jax.routing.route_tree import first_stages
@@ -37,9 +37,8 @@ COST_WEIGHTS = (0.0, 0.01, 0.05, 0.1)
 
 def router_outcomes(tree_file: TreeFile, num_stages: int, cost_weight: float, num_seeds: int) -> RouteOutcomes:
     """Return what routers of at most so many hops come to on the test rows, the mean of the seeds."""
-    config = priced(ROUTER, cost_weight)
     train, test = (first_stages(tree, num_stages) for tree in (tree_file.train, tree_file.test))
-    routes = routes_of_seeds(config, train_seeds(config, train, num_seeds), test)
+    routes = trained_routes(priced(ROUTER, cost_weight), train, test, num_seeds)
     return outcomes_of(test, routes, cost_weight, weights=task_weights(test))
 
 
@@ -49,11 +48,10 @@ def bound(tree_file: TreeFile, num_stages: int, cost_weight: float) -> RouteOutc
     return outcomes_of(test, optimal_routes(test, cost_weight=cost_weight), cost_weight, weights=task_weights(test))
 
 
-def row_of(cost_weight: float, shorter: RouteOutcomes, longer: RouteOutcomes) -> tuple[str, ...]:
+def row_of(cost_weight: float, pair: Sequence[RouteOutcomes], gain: Difference) -> tuple[str, ...]:
     """Return a line of the table."""
-    gain = difference(longer, shorter, BootstrapConfig())
-    low, high = (100 * bound for bound in gain.utility_ci)
-    cells = [(100 * one.mean(one.quality), one.mean(one.cost), one.mean(one.num_hops)) for one in (shorter, longer)]
+    low, high = (100 * limit for limit in gain.utility_ci)
+    cells = [(100 * one.mean(one.quality), one.mean(one.cost), one.mean(one.num_hops)) for one in pair]
     numbers = [f"{value:.{digits}f}" for cell in cells for value, digits in zip(cell, (1, 2, 2), strict=True)]
     return (f"{cost_weight:g}", *numbers, f"{100 * gain.utility:+.1f} [{low:+.1f}, {high:+.1f}]")
 
@@ -73,8 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows, found = [], {}
     for weight in options.cost_weights:
         pair = [router_outcomes(tree_file, stages, weight, options.seeds) for stages in (num_stages - 1, num_stages)]
-        rows.append(row_of(weight, *pair))
-        found[f"{weight:g}"] = _numbers(tree_file, weight, pair)
+        gain = difference(pair[1], pair[0], BootstrapConfig())
+        rows.append(row_of(weight, pair, gain))
+        found[f"{weight:g}"] = {"systems": _means(tree_file, weight, pair), "gain": to_json_dict(gain)}
     lengths = (num_stages - 1, num_stages)
     names = [f"{what}, {stages} hops" for stages in lengths for what in ("quality %", "cost", "asked")]
     share = np.mean(np.asarray(tree_file.test.valid)[:, -(tree_file.test.num_models**num_stages) :])
@@ -86,15 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_text_atomically(options.out / "third_hop.json", json.dumps(found, indent=1) + "\n")
 
 
-def _numbers(tree_file: TreeFile, cost_weight: float, pair: Sequence[RouteOutcomes]) -> dict[str, Any]:
+def _means(tree_file: TreeFile, cost_weight: float, pair: Sequence[RouteOutcomes]) -> dict[str, dict[str, float]]:
     num_stages = tree_file.test.num_stages
     systems = dict(zip((f"router/{num_stages - 1}", f"router/{num_stages}"), pair, strict=True))
     systems |= {f"oracle/{stages}": bound(tree_file, stages, cost_weight) for stages in range(1, num_stages + 1)}
-    means = {
+    return {
         name: {what: one.mean(getattr(one, what)) for what in ("quality", "cost", "utility", "num_hops")}
         for name, one in systems.items()
     }
-    return {"systems": means, "gain": to_json_dict(difference(pair[1], pair[0], BootstrapConfig()))}
 
 
 if __name__ == "__main__":

@@ -55,6 +55,17 @@ class RouterNetConfig:
             raise ConfigError(f"stage_embed_dim must be >= 1, but is {self.stage_embed_dim}.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class NetSizes:
+    """What the shapes of a network's weights depend on beside its architecture."""
+
+    context_dim: int
+    num_models: int
+    num_stages: int
+    num_signals: int
+    num_tasks: int
+
+
 @array_struct
 class NetOutput:
     """The networks' answer to one observation."""
@@ -87,15 +98,15 @@ def init_router(
 
     `default_cost_weight` is what a conditioned router takes where an observation shows none.
     """
-    sizes = {
-        "context_dim": context_dim,
-        "num_models": num_models,
-        "num_stages": num_stages,
-        "num_signals": num_signals,
-        "num_tasks": num_tasks,
-    }
+    sizes = NetSizes(
+        context_dim=context_dim,
+        num_models=num_models,
+        num_stages=num_stages,
+        num_signals=num_signals,
+        num_tasks=num_tasks,
+    )
     net_class = TaskMixtureNet if config.is_task_mixture else RouterNet
-    net = net_class(config, **sizes, rngs=nnx.Rngs(params=key), default_cost_weight=default_cost_weight)
+    net = net_class(config, sizes, rngs=nnx.Rngs(params=key), default_cost_weight=default_cost_weight)
     graphdef, state = nnx.split(net)
     return RouterParams(weights=nnx.to_pure_dict(state), graphdef=graphdef)
 
@@ -146,20 +157,18 @@ class ObservationReader(nnx.Module):
     def __init__(
         self,
         config: RouterNetConfig,
+        sizes: NetSizes,
         *,
-        context_dim: int,
-        num_stages: int,
-        num_signals: int,
         rngs: nnx.Rngs,
         default_cost_weight: float,
     ) -> None:
         """Initialise the embeddings of the stage and, for a conditioned router, of the cost weight."""
         num_embeddings = 2 if config.is_conditioned else 1
-        self.num_signals = num_signals if config.reads_signals else 0
+        self.num_signals = sizes.num_signals if config.reads_signals else 0
         self.others_dim = num_embeddings * config.stage_embed_dim + _NUM_COST_FEATURES + self.num_signals
-        self.context_scale = math.sqrt(context_dim)
+        self.context_scale = math.sqrt(sizes.context_dim)
         self.stage_embedding = nnx.Embed(
-            num_stages + 1, config.stage_embed_dim, embedding_init=nnx.initializers.normal(1.0), rngs=rngs
+            sizes.num_stages + 1, config.stage_embed_dim, embedding_init=nnx.initializers.normal(1.0), rngs=rngs
         )
         if config.is_conditioned:
             self.default_cost_weight = default_cost_weight
@@ -194,27 +203,15 @@ class RouterNet(ObservationReader):
     def __init__(
         self,
         config: RouterNetConfig,
+        sizes: NetSizes,
         *,
-        context_dim: int,
-        num_models: int,
-        num_stages: int,
-        num_signals: int,
-        num_tasks: int,
         rngs: nnx.Rngs,
         default_cost_weight: float,
     ) -> None:
         """Initialise orthogonally: gain sqrt(2) inside, 0.01 at the policy head (a near-uniform start), 1 at value."""
-        del num_tasks  # this network is not told that there are any
-        super().__init__(
-            config,
-            context_dim=context_dim,
-            num_stages=num_stages,
-            num_signals=num_signals,
-            rngs=rngs,
-            default_cost_weight=default_cost_weight,
-        )
-        self.policy_torso, self.value_torso, feature_dim = _torsos(config, context_dim + self.others_dim, rngs)
-        self.policy_head = orthogonal_linear(feature_dim, num_models + 1, gain=0.01, rngs=rngs)
+        super().__init__(config, sizes, rngs=rngs, default_cost_weight=default_cost_weight)
+        self.policy_torso, self.value_torso, feature_dim = _torsos(config, sizes.context_dim + self.others_dim, rngs)
+        self.policy_head = orthogonal_linear(feature_dim, sizes.num_models + 1, gain=0.01, rngs=rngs)
         self.value_head = orthogonal_linear(feature_dim, 1, gain=1.0, rngs=rngs)
 
     def __call__(self, observation: Observation) -> NetOutput:
@@ -240,28 +237,17 @@ class TaskMixtureNet(ObservationReader):
     def __init__(
         self,
         config: RouterNetConfig,
+        sizes: NetSizes,
         *,
-        context_dim: int,
-        num_models: int,
-        num_stages: int,
-        num_signals: int,
-        num_tasks: int,
         rngs: nnx.Rngs,
         default_cost_weight: float,
     ) -> None:
         """Begin with all tasks equally likely and outputs of 0."""
-        super().__init__(
-            config,
-            context_dim=context_dim,
-            num_stages=num_stages,
-            num_signals=num_signals,
-            rngs=rngs,
-            default_cost_weight=default_cost_weight,
-        )
-        self.task_gate = nnx.Linear(context_dim, num_tasks, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        super().__init__(config, sizes, rngs=rngs, default_cost_weight=default_cost_weight)
+        self.task_gate = nnx.Linear(sizes.context_dim, sizes.num_tasks, kernel_init=nnx.initializers.zeros, rngs=rngs)
         self.policy_torso, self.value_torso, feature_dim = _torsos(config, self.others_dim, rngs)
-        self.policy_head = MixtureHead(num_tasks, feature_dim, num_models + 1)
-        self.value_head = MixtureHead(num_tasks, feature_dim, 1)
+        self.policy_head = MixtureHead(sizes.num_tasks, feature_dim, sizes.num_models + 1)
+        self.value_head = MixtureHead(sizes.num_tasks, feature_dim, 1)
 
     def __call__(self, observation: Observation) -> NetOutput:
         """Return logits of all actions, illegal ones included, and the value."""

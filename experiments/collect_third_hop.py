@@ -4,8 +4,8 @@
         --tree experiments/trees/six_benchmarks.npz --out third_hop.npz
 
 Routers are trained on the two-stage tree at some cost weights. Where one of them, on a query of any split, has asked
-two models, every model is asked a third time; what was asked before comes from the store. `experiments/third_hop.py`
-says whether a third hop pays.
+two models, every model is asked a third time; what was asked on the way comes from the store, or is asked again where
+the store lacks it. `experiments/third_hop.py` says whether a third hop pays.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from router_candidates import ROUTER, priced, routes_of_seeds, train_seeds
 from hierrouter_jax.collect.collect_config import load_collect_rows
 from hierrouter_jax.collect.collect_tree import collect_tree
 from hierrouter_jax.collect.collection_report import summary_lines
+from hierrouter_jax.collect.deepened_tree import deepened_tree
 from hierrouter_jax.collect.outcomes import row_id_hash
 from hierrouter_jax.collect.tree_file import TreeFile, load_tree, save_tree
 from hierrouter_jax.core.atomic_files import require_writable
@@ -39,13 +40,12 @@ COST_WEIGHTS = (0.0, 0.01, 0.05)
 
 
 def wanted_nodes(tree: RouteTree, routes: Sequence[RouteBatch]) -> Bool[np.ndarray, "query node"]:
-    """Return which nodes of a tree of one stage more are wanted: the tree's own, and those below the ends of routes.
+    """Return which nodes of a tree of one stage more are wanted: those below the ends of routes.
 
     Only routes that ask as many models as the tree has stages have anything below.
     """
     num_models, deeper = tree.num_models, count_nodes(tree.num_models, tree.num_stages + 1)
     wanted = np.zeros((tree.num_queries, deeper), bool)
-    wanted[:, : tree.num_nodes] = np.asarray(tree.valid)
     for batch in routes:
         for query, route in enumerate(np.asarray(batch.actions).tolist()):
             if tree.stop not in route:
@@ -65,6 +65,24 @@ def visited(tree_file: TreeFile, cost_weights: Sequence[float], num_seeds: int) 
         for name, tree in present.items():
             routes[name] += routes_of_seeds(config, params, tree)
     return {name: wanted_nodes(tree, routes[name]) for name, tree in present.items()}
+
+
+def asked_rows(
+    rows: Mapping[str, Sequence[TaskRow]], wanted: Mapping[str, Bool[np.ndarray, "query node"]], num_models: int
+) -> tuple[dict[str, list[TaskRow]], dict[str, Bool[np.ndarray, ...]]]:
+    """Return the rows that something is wanted of, and what; of the first one also every first hop: the unit of cost.
+
+    Raises `DataError` when nothing is wanted of the train rows or of the test rows.
+    """
+    asked, nodes = {}, {}
+    for split, own in rows.items():
+        some = np.flatnonzero(wanted[split].any(axis=1))
+        asked[split] = [own[query] for query in some.tolist()]
+        nodes[split] = wanted[split][some]
+    if not asked["train"] or not asked["test"]:
+        raise DataError("A third hop needs routers that ask two models, but these do not; lower --cost-weights.")
+    nodes["train"][0, 1 : 1 + num_models] = True
+    return asked, nodes
 
 
 def check_rows(tree_file: TreeFile, rows: Mapping[str, Sequence[TaskRow]]) -> None:
@@ -90,12 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require_writable(options.out)
     rows, tree_file = load_collect_rows(CONFIG), load_tree(options.tree)
     check_rows(tree_file, rows)
-    nodes = visited(tree_file, options.cost_weights, options.seeds)
+    wanted = visited(tree_file, options.cost_weights, options.seeds)
+    asked, nodes = asked_rows(rows, wanted, tree_file.train.num_models)
     engine, encoder = FlaxEngine(load_pool(CONFIG.pool)), open_encoder(CONFIG.encoder)
     with ResponseStore(options.store) as store:
         found = collect_tree(
             engine,
-            rows,
+            asked,
             store,
             num_stages=CONFIG.num_stages + 1,
             encoder=encoder,
@@ -104,9 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seed=CONFIG.splits.seed,
             nodes=nodes,
         )
-    save_tree(options.out, found)
+    whole, num_left_out = deepened_tree(tree_file, found)
+    save_tree(options.out, whole)
     assert found.report is not None
-    print("\n".join([*summary_lines(found.report), f"tree: {options.out}"]))
+    lines = [f"queries whose answers are no longer those of {options.tree}, left as they were: {num_left_out}"]
+    print("\n".join([*summary_lines(found.report), *lines, f"tree: {options.out}"]))
 
 
 if __name__ == "__main__":

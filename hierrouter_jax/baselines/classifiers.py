@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hierrouter_jax.baselines.decision_tables import (
@@ -45,10 +44,11 @@ def one_shot_routes(
     check_same_pool(train_tree, judge_tree)
     judge, learn = (decision_table(one, cost_weight=cost_weight) for one in (judge_tree, learn_tree))
     earned = [
-        mean_utility(judge_tree, _one_shot(learn, judge, penalty), cost_weight=cost_weight)
-        for penalty in INVERSE_PENALTIES
+        mean_utility(judge_tree, routes, cost_weight=cost_weight)
+        for routes in _one_shot(learn, judge, INVERSE_PENALTIES)
     ]
-    return _one_shot(train, table, INVERSE_PENALTIES[int(np.argmax(earned))])
+    (routes,) = _one_shot(train, table, [INVERSE_PENALTIES[int(np.argmax(earned))]])
+    return routes
 
 
 def correctness_scores(
@@ -71,9 +71,10 @@ def correctness_scores(
     labels = np.repeat([1, 0], len(inputs))[is_used]
     if not labels.any():  # nothing was ever right, and nothing will be trusted
         return scores
-    predict = _fit(np.concatenate([inputs, inputs])[is_used], labels, inverse_penalty, weights[is_used])
-    chances = predict(_inputs(table)[:, 1:].reshape(-1, inputs.shape[1]))[:, -1]
-    scores[:, 1:] = chances.reshape(scores[:, 1:].shape)
+    seen = _inputs(table)[:, 1:].reshape(-1, inputs.shape[1])
+    twice = np.concatenate([inputs, inputs])[is_used]
+    (chances,) = _probabilities(twice, labels, seen, [inverse_penalty], weights[is_used])
+    scores[:, 1:] = chances[:, -1].reshape(scores[:, 1:].shape)
     return scores
 
 
@@ -81,26 +82,42 @@ def _inputs(table: DecisionTable) -> Float[np.ndarray, "query decision number"]:
     return np.concatenate([table.context, table.signals], axis=2)
 
 
-def _one_shot(train: DecisionTable, table: DecisionTable, inverse_penalty: float) -> RouteBatch:
+def _one_shot(train: DecisionTable, table: DecisionTable, inverse_penalties: Sequence[float]) -> list[RouteBatch]:
+    """Return the routes by the classifier of each penalty."""
     stop = train.num_models
     utilities = train.action_utilities(ROOT, train.quality[:, 1 : 1 + stop])[:, :stop]
     costs = train.step_cost[:, 1 : 1 + stop]
     is_best = utilities == utilities.max(axis=1, keepdims=True)
     labels = np.where(is_best, costs, np.inf).argmin(axis=1)
-    predict = _fit(train.context[:, ROOT], labels, inverse_penalty)
-    chances = np.full((table.num_queries, stop), -1.0)
-    chances[:, np.unique(labels)] = predict(table.context[:, ROOT])
-    actions = np.full(table.legal.shape[:2], stop)
-    actions[:, ROOT] = np.where(table.legal[:, ROOT, :stop], chances, -np.inf).argmax(axis=1)
-    return routes_of(table, actions)
+    found = []
+    for probabilities in _probabilities(train.context[:, ROOT], labels, table.context[:, ROOT], inverse_penalties):
+        chances = np.full((table.num_queries, stop), -1.0)
+        chances[:, np.unique(labels)] = probabilities
+        actions = np.full(table.legal.shape[:2], stop)
+        actions[:, ROOT] = np.where(table.legal[:, ROOT, :stop], chances, -np.inf).argmax(axis=1)
+        found.append(routes_of(table, actions))
+    return found
 
 
-def _fit(inputs: np.ndarray, labels: np.ndarray, inverse_penalty: float, weights: np.ndarray | None = None) -> Any:
-    """Return a function from inputs to the probability of each class, in the order of the sorted labels."""
+def _probabilities(
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    seen: np.ndarray,
+    inverse_penalties: Sequence[float],
+    weights: np.ndarray | None = None,
+) -> Iterator[Float[np.ndarray, "seen class"]]:
+    """Yield, for each penalty, the probability of each class, in the order of the sorted labels, of what is seen.
+
+    A fit begins where the one of the penalty before ended.
+    """
     if len(np.unique(labels)) == 1:
-        return lambda seen: np.ones((len(seen), 1))
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the last steps change no choice
-        model.fit(inputs, labels, logisticregression__sample_weight=weights)
-    return model.predict_proba
+        yield from (np.ones((len(seen), 1)) for _ in inverse_penalties)
+        return
+    scaler = StandardScaler().fit(inputs)
+    inputs, seen = scaler.transform(inputs), scaler.transform(seen)
+    model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)
+    for inverse_penalty in inverse_penalties:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the last steps change no choice
+            model.set_params(C=inverse_penalty).fit(inputs, labels, sample_weight=weights)
+        yield model.predict_proba(seen)

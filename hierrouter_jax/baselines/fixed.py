@@ -20,7 +20,6 @@ from hierrouter_jax.routing.route_tree import (
     cumulative_costs,
     node_of_path,
     path_of_node,
-    rows_of_tree,
     stage_slice,
 )
 from hierrouter_jax.routing.scores import RouteBatch
@@ -72,16 +71,7 @@ def best_fixed_path(
     `num_hops` asks for one of that length. Only sequences that both trees hold for every query are compared;
     `DataError` when there is none.
     """
-    utilities = _mean_utilities(train_tree, tree, cost_weight)
-    if num_hops is not None:
-        if not 1 <= num_hops <= tree.num_stages:
-            raise DataError(f"A route of this tree asks 1 to {tree.num_stages} models, but {num_hops} are wanted.")
-        others = np.ones(tree.num_nodes, bool)
-        others[stage_slice(tree.num_models, num_hops)] = False
-        utilities = np.where(others, -np.inf, utilities)
-        if not np.isfinite(utilities).any():
-            raise DataError(f"No route of {num_hops} hops was collected for every query; collect one, or ask for less.")
-    return path_of_node(train_tree.num_models, int(utilities.argmax()))
+    return _best_path(tree, _mean_utilities(train_tree, tree, cost_weight), num_hops)
 
 
 def best_fixed_routes(
@@ -101,31 +91,59 @@ def best_task_routes(
     """
     if train_tree.task_names != tree.task_names:
         raise DataError(f"The trees must name the same tasks, but do {train_tree.task_names} and {tree.task_names}.")
-    actions = np.array(
-        best_fixed_routes(train_tree, tree, cost_weight=cost_weight, num_hops=num_hops).actions, np.int32
-    )
+    seen = _Utilities(train_tree, tree, cost_weight)
+    path_of_all = _best_path(tree, seen.means(), num_hops)
+    paths = [path_of_all] * len(tree.task_names)
     train_task, task = np.asarray(train_tree.task), np.asarray(tree.task)
-    for index in range(len(tree.task_names)):
-        learn, use = np.flatnonzero(train_task == index), np.flatnonzero(task == index)
-        if len(learn) and len(use):
-            own = rows_of_tree(train_tree, learn), rows_of_tree(tree, use)
-            actions[use] = best_fixed_routes(*own, cost_weight=cost_weight, num_hops=num_hops).actions
-    return RouteBatch(actions=jnp.asarray(actions))
+    for index in set(train_task.tolist()) & set(task.tolist()):
+        paths[index] = _best_path(tree, seen.means(train_task == index, task == index), num_hops)
+    stops = [[*path, *[tree.stop] * (tree.num_stages - len(path))] for path in paths]
+    return RouteBatch(actions=jnp.asarray(np.array(stops, np.int32)[task]))
+
+
+class _Utilities:
+    """What stopping at each node earns on the train tree, and which nodes each tree holds."""
+
+    def __init__(self, train_tree: RouteTree, tree: RouteTree, cost_weight: float) -> None:
+        check_cost_weight(cost_weight)
+        check_same_pool(train_tree, tree)
+        costs = np.asarray(cumulative_costs(train_tree))
+        self.utility = np.asarray(train_tree.quality) - cost_weight * costs
+        self.valid = np.asarray(train_tree.valid), np.asarray(tree.valid)
+        self.first_stage = stage_slice(tree.num_models, 1)
+
+    def means(
+        self,
+        learned: Bool[np.ndarray, " train"] | slice = slice(None),
+        used: Bool[np.ndarray, " query"] | slice = slice(None),
+    ) -> Float[np.ndarray, " node"]:
+        """Return each node's mean over the learned queries; -inf where a learned or a used query lacks the node."""
+        is_known = self.valid[0][learned].all(axis=0) & self.valid[1][used].all(axis=0)
+        is_known[ROOT] = False  # no route stops before the first hop
+        if not is_known[self.first_stage].any():
+            raise DataError(
+                "No model was collected for every query of both trees, so fixed routes cannot be compared; "
+                "collect at least the first stage of one model."
+            )
+        return np.where(is_known, self.utility[learned].mean(axis=0, dtype=np.float64), -np.inf)
 
 
 def _mean_utilities(train_tree: RouteTree, tree: RouteTree, cost_weight: float) -> Float[np.ndarray, " node"]:
     """Return the mean utility on the train tree of stopping at each node; -inf where no fair mean exists."""
-    check_cost_weight(cost_weight)
-    check_same_pool(train_tree, tree)
-    is_known = _is_complete(train_tree) & _is_complete(tree)
-    is_known[ROOT] = False  # no route stops before the first hop
-    if not is_known[stage_slice(tree.num_models, 1)].any():
-        raise DataError(
-            "No model was collected for every query of both trees, so fixed routes cannot be compared; "
-            "collect at least the first stage of one model."
-        )
-    utility = np.asarray(train_tree.quality) - cost_weight * np.asarray(cumulative_costs(train_tree))
-    return np.where(is_known, utility.mean(axis=0, dtype=np.float64), -np.inf)
+    return _Utilities(train_tree, tree, cost_weight).means()
+
+
+def _best_path(tree: RouteTree, utilities: Float[np.ndarray, " node"], num_hops: int | None) -> tuple[int, ...]:
+    """Return the sequence of models of the highest utility, the shortest of equals; perhaps of a given length."""
+    if num_hops is not None:
+        if not 1 <= num_hops <= tree.num_stages:
+            raise DataError(f"A route of this tree asks 1 to {tree.num_stages} models, but {num_hops} are wanted.")
+        others = np.ones(tree.num_nodes, bool)
+        others[stage_slice(tree.num_models, num_hops)] = False
+        utilities = np.where(others, -np.inf, utilities)
+        if not np.isfinite(utilities).any():
+            raise DataError(f"No route of {num_hops} hops was collected for every query; collect one, or ask for less.")
+    return path_of_node(tree.num_models, int(utilities.argmax()))
 
 
 def _is_complete(tree: RouteTree) -> Bool[np.ndarray, " node"]:

@@ -12,6 +12,7 @@ need be explored: a child is worth what the train query earns from there on, act
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.linalg
@@ -54,14 +55,13 @@ def value_regression_routes(
     learn, judge = (_Seen(one, table_of(one)) for one in (learn_tree, judge_tree))
     chances = _infer_tasks(learn, judge)
     earned = [
-        mean_utility(
-            judge_tree, routes_of(judge.table, _actions(learn, judge, chances, ridge)), cost_weight=cost_weight
-        )
-        for ridge in RIDGES
+        mean_utility(judge_tree, routes_of(judge.table, actions), cost_weight=cost_weight)
+        for actions in _actions(learn, judge, chances, RIDGES)
     ]
     _, ridge = max(zip(earned, RIDGES, strict=True))
     train, seen = _Seen(train_tree, table_of(train_tree)), _Seen(tree, table_of(tree))
-    return routes_of(seen.table, _actions(train, seen, _infer_tasks(train, seen), ridge))
+    (actions,) = _actions(train, seen, _infer_tasks(train, seen), [ridge])
+    return routes_of(seen.table, actions)
 
 
 class _Seen:
@@ -87,28 +87,41 @@ def _infer_tasks(train: _Seen, seen: _Seen) -> Float[np.ndarray, "query task"]:
 
 
 def _actions(
-    train: _Seen, seen: _Seen, chances: Float[np.ndarray, "query task"], ridge: float
-) -> Int[np.ndarray, "query decision"]:
-    """Return the best action at every node, last stage first."""
-    worth = train.table.quality.copy()  # of a train node: what the train query itself earns from it on
-    actions = np.zeros(seen.table.legal.shape[:2], np.int64)
+    train: _Seen, seen: _Seen, chances: Float[np.ndarray, "query task"], ridges: Sequence[float]
+) -> list[Int[np.ndarray, "query decision"]]:
+    """Return, for each ridge, the best action at every node; the last stage comes first."""
+    worths = [train.table.quality.copy() for _ in ridges]  # of a train node: what the query itself earns from it on
+    found = [np.zeros(seen.table.legal.shape[:2], np.int64) for _ in ridges]
     queries = np.arange(train.table.num_queries)
     for node in reversed(range(train.table.legal.shape[1])):
-        known = train.table.action_utilities(node, worth[:, train.table.children(node)])
-        values, own_values = _values(train, seen, node, known, chances, ridge)
-        actions[:, node] = np.where(seen.table.legal[:, node], values, -np.inf).argmax(axis=1)
-        own = np.where(train.table.legal[:, node], own_values, -np.inf).argmax(axis=1)
-        is_known = np.isfinite(known[queries, own])
-        worth[:, node] = np.where(is_known, known[queries, own], train.table.quality[:, node])
-    return actions
+        kernels = _Kernels(train, seen, node) if np.isfinite(ridges).any() else None
+        for ridge, actions, worth in zip(ridges, found, worths, strict=True):
+            known = train.table.action_utilities(node, worth[:, train.table.children(node)])
+            values, own_values = _values(train, known, chances, kernels, ridge)
+            actions[:, node] = np.where(seen.table.legal[:, node], values, -np.inf).argmax(axis=1)
+            own = np.where(train.table.legal[:, node], own_values, -np.inf).argmax(axis=1)
+            is_known = np.isfinite(known[queries, own])
+            worth[:, node] = np.where(is_known, known[queries, own], train.table.quality[:, node])
+    return found
+
+
+class _Kernels:
+    """How alike the train queries at one node are to each other, and to those of the queries seen."""
+
+    def __init__(self, train: _Seen, seen: _Seen, node: int) -> None:
+        rows = np.flatnonzero(train.is_there[:, node])
+        self.is_root = node == ROOT
+        self.rows = rows[:: max(1, -(-len(rows) // (MAX_ROOT_ROWS if self.is_root else MAX_ROWS)))]
+        inputs = train.inputs[self.rows, node]
+        self.among_train = _kernel(inputs, inputs)
+        self.to_train = _kernel(seen.inputs[:, node], inputs)
 
 
 def _values(
     train: _Seen,
-    seen: _Seen,
-    node: int,
     known: Float[np.ndarray, "train action"],
     chances: Float[np.ndarray, "query task"],
+    kernels: _Kernels | None,
     ridge: float,
 ) -> tuple[Float[np.ndarray, "query action"], Float[np.ndarray, "train action"]]:
     """Return the actions' values for the queries seen, and for each train query by all others (its task known).
@@ -120,20 +133,18 @@ def _values(
     own_means = means[places]
     residuals = np.where(is_known, known - own_means, 0.0)
     values, own_values = chances @ means, own_means.copy()
-    rows = np.flatnonzero(train.is_there[:, node])
-    if not np.isfinite(ridge) or len(rows) < 2:
+    if kernels is None or not np.isfinite(ridge) or len(kernels.rows) < 2:
         return values, own_values
-    rows = rows[:: -(-len(rows) // (MAX_ROOT_ROWS if node == ROOT else MAX_ROWS))]
-    inputs = train.inputs[rows, node]
-    penalised = _kernel(inputs, inputs) + ridge * np.eye(len(rows))
-    if node == ROOT:  # nothing comes before it, so nobody asks what train queries would do here
+    rows = kernels.rows
+    penalised = kernels.among_train + ridge * np.eye(len(rows))
+    if kernels.is_root:  # nothing comes before it, so nobody asks what train queries would do here
         weights = scipy.linalg.solve(penalised, residuals[rows], assume_a="pos")
     else:
         inverse = scipy.linalg.inv(penalised)
         weights = inverse @ residuals[rows]
         # What the others say of a row: r - w / inverse_ii (the leave-one-out identity of ridge regression).
         own_values[rows] += residuals[rows] - weights / np.diag(inverse)[:, None]
-    return values + _kernel(seen.inputs[:, node], inputs) @ weights, own_values
+    return values + kernels.to_train @ weights, own_values
 
 
 def _task_means(

@@ -12,7 +12,7 @@ from synthetic_trees import context_dependent_tree, random_tree
 
 from hierrouter_jax.baselines import value_regression
 from hierrouter_jax.baselines.decision_tables import decision_table
-from hierrouter_jax.baselines.value_regression import WIDTHS, _Seen, _values, value_regression_routes
+from hierrouter_jax.baselines.value_regression import WIDTHS, _Kernels, _Seen, _values, value_regression_routes
 from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.routing.scores import score_routes
 from hierrouter_jax.routing.values import optimal_routes
@@ -41,7 +41,7 @@ def test_values_are_task_means_and_the_kernel_ridge_regression_of_what_is_left()
     chances = np.random.default_rng(0).dirichlet(np.ones(2), size=13)
     for node in (0, 2):
         known = known_at(train, node)
-        values, _ = _values(train, seen, node, known, chances, RIDGE)
+        values, _ = _values(train, known, chances, _Kernels(train, seen, node), RIDGE)
         is_known = np.isfinite(known)
         for action in range(4):
             if not is_known[:, action].any():
@@ -58,7 +58,7 @@ def test_a_train_query_s_own_values_are_those_by_all_others():
     known = known_at(train, 1)
     there = np.flatnonzero(train.is_there[:, 1])
     assert 3 < len(there) < 17
-    _, own = _values(train, train, 1, known, np.ones((17, 2)) / 2, RIDGE)
+    _, own = _values(train, known, np.ones((17, 2)) / 2, _Kernels(train, train, 1), RIDGE)
     means = np.where(np.isfinite(known), known, np.nan)
     means = np.stack([np.nanmean(means[train.task == task], axis=0) for task in (0, 1)])
     overall = np.nanmean(np.where(np.isfinite(known), known, np.nan), axis=0)
@@ -106,7 +106,7 @@ def test_a_large_train_tree_is_compared_with_a_share_of_itself(monkeypatch):
     train, test = (random_tree(seed, num_queries=31) for seed in (7, 11))
     whole = seen_of(train)
     known = known_at(whole, 2)
-    values, own = _values(whole, seen_of(test), 2, known, np.ones((31, 2)) / 2, RIDGE)
+    values, own = _values(whole, known, np.ones((31, 2)) / 2, _Kernels(whole, seen_of(test), 2), RIDGE)
     means = np.stack([known[whole.task == task].mean(axis=0) for task in (0, 1)])
     changed = np.flatnonzero((np.abs(own - means[whole.task]) > 1e-9).any(axis=1))
     assert changed.tolist() == list(range(0, 31, 5))  # every fifth: 7 of 31

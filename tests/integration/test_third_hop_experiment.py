@@ -30,8 +30,22 @@ def test_the_nodes_below_long_routes_are_wanted_and_no_others():
     ends = [{(0, 2)}, {(1, 0)}, {(2, 2)}]
     for query, paths in enumerate(ends):
         below = {node_of_path(3, (*path, model)) for path in paths for model in range(3)}
-        assert {node for node in np.flatnonzero(found[query]).tolist() if len(path_of_node(3, node)) == 3} == below
-        np.testing.assert_array_equal(found[query, : tree.num_nodes], tree.valid[query])
+        assert set(np.flatnonzero(found[query]).tolist()) == below
+        assert {len(path_of_node(3, node)) for node in below} == {3}
+
+
+def test_only_rows_with_something_wanted_are_asked_and_one_for_every_first_hop():
+    rows = {"train": ["a", "b", "c"], "validation": ["d"], "test": ["e", "f"]}
+    wanted = {split: np.zeros((len(own), 40), bool) for split, own in rows.items()}
+    wanted["train"][[1, 2], [13, 39]] = True
+    wanted["test"][1, 20] = True
+    asked, nodes = collect_third_hop.asked_rows(rows, wanted, 3)
+    assert asked == {"train": ["b", "c"], "validation": [], "test": ["f"]}
+    found = {split: [np.flatnonzero(mask).tolist() for mask in masks] for split, masks in nodes.items()}
+    assert found == {"train": [[1, 2, 3, 13], [39]], "validation": [], "test": [[20]]}
+    wanted["test"][:] = False
+    with pytest.raises(DataError, match="these do not; lower --cost-weights"):
+        collect_third_hop.asked_rows(rows, wanted, 3)
 
 
 def test_a_tree_of_other_rows_is_refused():

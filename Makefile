@@ -9,11 +9,12 @@ RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart figures test lint format clean
+.PHONY: help quickstart figures results test lint format clean
 
 help:
 	@echo "make quickstart   packaged tree -> train -> evaluate -> report, then three questions to the real models"
-	@echo "make figures      the table and pictures of README.md, made anew from the packaged tree"
+	@echo "make figures      the tables and pictures of docs/figures, made anew from the packaged tree"
+	@echo "make results      every table and picture of docs/RESULTS.md, made anew from the packaged trees"
 	@echo "make test         every test"
 	@echo "make lint         ruff, mypy, import contracts, sizes"
 	@echo "make format       ruff format"
@@ -39,6 +40,13 @@ figures: $(RUN_STAMP)
 	$(BIN)/hierrouter quickstart --no-live --out runs/figures
 	$(BIN)/hierrouter report runs/figures --figures docs/figures --markdown docs/figures/table.md
 	$(BIN)/hierrouter sweep --conditioned --out runs/figures/sweep --picture docs/figures/sweep.png
+	$(BIN)/python experiments/fill_tables.py
+
+results: $(RUN_STAMP)
+	$(BIN)/python experiments/six_benchmarks.py --out docs/results/six_benchmarks
+	$(BIN)/python experiments/third_hop.py --out docs/results
+	$(BIN)/python experiments/outcomes.py --markdown docs/results/outcomes.md
+	$(BIN)/python experiments/fill_tables.py
 
 test: $(TEST_STAMP)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

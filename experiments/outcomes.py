@@ -12,7 +12,8 @@ it is slow, and no better); kNN and the other baselines are those of `hierrouter
 question is the mean over its seeds. Nothing is chosen on questions that are held out.
 
 JSON: {"results": {COST_WEIGHT: [one comparison a split, as `evaluate --json` writes them]}, "means": {COST_WEIGHT:
-{SYSTEM: {"quality", "cost", "utility": mean over splits, "utility_minus_best_single": [mean, least, largest]}}}}
+{SYSTEM: {"quality", "cost", "utility": mean over splits, "router_ahead_in_quality", "router_ahead_in_utility": [mean,
+least, largest of the splits]}}}}. `--markdown` writes the means as a table.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -40,14 +42,14 @@ from hierrouter_jax.core.progress import progress_bar
 from hierrouter_jax.encoder.joint import open_encoder
 from hierrouter_jax.evaluate.evaluate_run import evaluate_tree
 from hierrouter_jax.evaluate.results import Comparison
-from hierrouter_jax.report.tables import rich_table, system_table
+from hierrouter_jax.report.tables import Table, markdown_table, rich_table, shown_name
 from hierrouter_jax.routing.route_tree import RouteTree, joined_trees, rows_of_tree
 from hierrouter_jax.routing.scores import RouteBatch
 
 TREE = Path(__file__).resolve().parent / "trees" / "outcomes.npz"
 ENCODER = "all-mpnet-base-v2+ngrams-2048"  # the best of five by cross-validation on the questions that are learned from
 HELD_OUT = 0.25
-NUM_SEEDS = {"router": 5, "ppo": 2}
+NUM_SEEDS = {"router": 5, "ppo": 1}
 
 
 def tree_files_of(options: argparse.Namespace) -> list[TreeFile]:
@@ -104,18 +106,35 @@ def compare_on(tree_file: TreeFile, cost_weight: float, meaning_dim: int) -> Com
     return evaluate_tree(tree_file, cost_weight=cost_weight, routers=routers)
 
 
-def means_of(comparisons: Sequence[Comparison]) -> dict[str, dict[str, object]]:
-    """Return every system's means over the splits."""
-    means: dict[str, dict[str, object]] = {}
+def means_of(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
+    """Return every system's means over the splits, and how far the router is ahead of it in each."""
+    means: dict[str, dict[str, Any]] = {}
     for name in comparisons[0].systems:
-        systems = [found.systems for found in comparisons if name in found.systems]
-        own = [each[name] for each in systems]
-        gains = [each[name].utility - each["best_single"].utility for each in systems]
-        means[name] = {
-            **{key: statistics.fmean(getattr(one, key) for one in own) for key in ("quality", "cost", "utility")},
-            "utility_minus_best_single": [statistics.fmean(gains), min(gains), max(gains)],
-        }
+        pairs = [(found.systems[name], found.systems["router"]) for found in comparisons if name in found.systems]
+        mean = {key: statistics.fmean(getattr(own, key) for own, _ in pairs) for key in ("quality", "cost", "utility")}
+        ahead = {}
+        for key in ("quality", "utility"):
+            leads = [getattr(router, key) - getattr(own, key) for own, router in pairs]
+            ahead[f"router_ahead_in_{key}"] = [statistics.fmean(leads), min(leads), max(leads)]
+        means[name] = mean | ahead
     return means
+
+
+def means_table(means: dict[str, dict[str, dict[str, Any]]], num_splits: int) -> Table:
+    """Return a table of every system's means at each cost weight."""
+    header, names = ["system"], list(next(iter(means.values())))
+    for weight in means:
+        header += [f"quality % at {weight}", "cost", "utility %", "router ahead in utility [least, largest]"]
+    rows = []
+    for name in names:
+        row = [shown_name(name)]
+        for found in means.values():
+            own = found[name]
+            mean, least, largest = (100 * lead for lead in own["router_ahead_in_utility"])
+            row += [f"{100 * own['quality']:.2f}", f"{own['cost']:.2f}", f"{100 * own['utility']:.2f}"]
+            row.append("" if name == "router" else f"{mean:+.2f} [{least:+.2f}, {largest:+.2f}]")
+        rows.append(tuple(row))
+    return Table(title=f"Means of {num_splits} splits, by cost weight", header=tuple(header), rows=tuple(rows))
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -128,8 +147,9 @@ def check_options(options: argparse.Namespace) -> None:
     for name in ("splits", "meaning_dim"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be >= 1, but is {getattr(options, name)}.")
-    if options.json is not None:
-        require_writable(options.json)
+    for path in (options.json, options.markdown):
+        if path is not None:
+            require_writable(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -145,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--meaning-dim", type=int, default=768, help="numbers of a context that the ppo router reads")
     parser.add_argument("--cost-weights", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--json", type=Path, help="write the outcome there")
+    parser.add_argument("--markdown", type=Path, help="write the table of means there")
     options = parser.parse_args(arguments)
     check_options(options)
     trees = tree_files_of(options)
@@ -155,13 +176,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 found.append(compare_on(tree_file, float(weight), options.meaning_dim))
                 advance(1)
     means = {weight: means_of(found) for weight, found in results.items()}
-    console = Console()
-    for weight, found in results.items():
-        console.print(rich_table(system_table(found[0])))
-        if len(found) > 1:
-            for name, mean in means[weight].items():
-                numbers = ", ".join(f"{key} {mean[key]:.4f}" for key in ("quality", "cost", "utility"))
-                console.print(f"cost weight {weight}, mean of {len(found)} splits: {name}: {numbers}")
+    table = means_table(means, len(trees))
+    Console().print(rich_table(table))
+    if options.markdown is not None:
+        write_text_atomically(options.markdown, markdown_table(table))
     if options.json is not None:
         listed = {weight: [to_json_dict(one) for one in found] for weight, found in results.items()}
         write_text_atomically(options.json, json.dumps({"results": listed, "means": means}, indent=1) + "\n")

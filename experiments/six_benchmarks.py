@@ -22,12 +22,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 from router_candidates import (
     ENSEMBLE,
     FINE_TUNED,
     PPO,
-    ROUTER,
     candidates,
     cross_validated,
     ensemble_routes,
@@ -36,44 +34,43 @@ from router_candidates import (
     priced,
     routes_of_seeds,
     some_queries,
-    train_seeds,
     trained_routes,
     without_task,
 )
+from six_limits import limits
+from six_systems import (
+    FITTED_WEIGHTS,
+    LEARNED,
+    MAIN_WEIGHT,
+    ROUTER_WEIGHTS,
+    Experiment,
+    Systems,
+    fitted_systems,
+    run_all_weights,
+)
 
 from hierrouter_jax.baselines.registry import baseline_routes
-from hierrouter_jax.collect.tree_file import TreeFile, load_tree
-from hierrouter_jax.core.atomic_files import atomic_write, write_text_atomically
+from hierrouter_jax.collect.tree_file import load_tree
+from hierrouter_jax.core.atomic_files import write_text_atomically
 from hierrouter_jax.core.configs import to_json_dict
 from hierrouter_jax.core.errors import ConfigError, HierRouterError
 from hierrouter_jax.core.progress import progress_bar
+from hierrouter_jax.evaluate.bootstrap import BootstrapConfig, difference_interval
 from hierrouter_jax.evaluate.comparison import compare
 from hierrouter_jax.evaluate.equal_cost import EqualCost, at_equal_cost
-from hierrouter_jax.evaluate.results import Comparison
+from hierrouter_jax.evaluate.results import SystemResult
 from hierrouter_jax.evaluate.route_outcomes import RouteOutcomes, outcomes_of, task_weights
 from hierrouter_jax.report.learning_curve import curve_of_metrics, learning_curve_figure
 from hierrouter_jax.report.quality_cost import quality_cost_figure
 from hierrouter_jax.report.quality_fronts import quality_fronts_figure
 from hierrouter_jax.report.route_mix import mixes_figure, route_mix_figure, shown_routes
-from hierrouter_jax.report.tables import (
-    Table,
-    markdown_table,
-    rich_table,
-    shown_name,
-    system_table,
-    task_cost_table,
-    task_quality_table,
-)
-from hierrouter_jax.report.themes import png_bytes
+from hierrouter_jax.report.tables import Table, shown_name, system_table, task_cost_table, task_quality_table
 from hierrouter_jax.routing.route_tree import RouteTree
-from hierrouter_jax.routing.scores import RouteBatch
+from hierrouter_jax.routing.values import optimal_routes
 from hierrouter_jax.train.loop import train_run
 from hierrouter_jax.train.metrics_log import read_metrics
 
 TREE = Path(__file__).resolve().parent / "trees" / "six_benchmarks.npz"
-COST_WEIGHTS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-MAIN_WEIGHT = 0.1
-LEARNED = {"router": ROUTER, "ppo": PPO}
 DRAWN = (
     "router",
     "ppo",
@@ -86,81 +83,13 @@ DRAWN = (
     "oracle",
 )
 TRAIN_SIZES = (50, 100, 200, 400)  # and all
-Systems = dict[str, RouteBatch | Sequence[RouteBatch]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """What every part of the report reads."""
-
-    tree_file: TreeFile
-    num_seeds: int
-    out: Path
-    on_test: dict[float, Comparison]
-    test_systems: dict[float, Systems]
-    validation_systems: dict[float, Systems]
-
-    @property
-    def validation(self) -> RouteTree:
-        """The validation rows."""
-        assert self.tree_file.validation is not None
-        return self.tree_file.validation
-
-    def write(self, name: str, table: Table) -> None:
-        """Print a table, and write it as markdown."""
-        Console().print(rich_table(table))
-        write_text_atomically(self.out / f"{name}.md", markdown_table(table))
-
-    def draw(self, name: str, figure: Any) -> None:
-        """Write a figure."""
-        with atomic_write(self.out / f"{name}.png") as file:
-            file.write(png_bytes(figure))
-
-
-def systems_on(tree_file: TreeFile, split: RouteTree, cost_weight: float, trained: Mapping[str, Any]) -> Systems:
-    """Return the routes of all systems on one split; validation itself is routed with choices made on train."""
-    is_validation = split is tree_file.validation
-    systems: Systems = {
-        name: routes_of_seeds(priced(config, cost_weight), trained[name], split) for name, config in LEARNED.items()
-    }
-    return systems | baseline_routes(
-        tree_file.train,
-        split,
-        cost_weight=cost_weight,
-        key=jax.random.key(0),
-        validation=None if is_validation else tree_file.validation,
-    )
-
-
-def run_all_weights(tree_file: TreeFile, num_seeds: int, cost_weights: Sequence[float], out: Path) -> Experiment:
-    """Train and fit everything at every cost weight."""
-    if tree_file.validation is None:
-        raise ConfigError("The experiment chooses on validation rows, but this tree has none; collect some.")
-    on_test, test_systems, validation_systems = {}, {}, {}
-    with progress_bar("training and fitting at each cost weight", len(cost_weights)) as advance:
-        for weight in cost_weights:
-            trained = {
-                name: train_seeds(priced(config, weight), tree_file.train, num_seeds)
-                for name, config in LEARNED.items()
-            }
-            test_systems[weight] = systems_on(tree_file, tree_file.test, weight, trained)
-            validation_systems[weight] = systems_on(tree_file, tree_file.validation, weight, trained)
-            on_test[weight] = compare(tree_file.test, test_systems[weight], cost_weight=weight, is_balanced=True)
-            advance(1)
-    return Experiment(
-        tree_file=tree_file,
-        num_seeds=num_seeds,
-        out=out,
-        on_test=on_test,
-        test_systems=test_systems,
-        validation_systems=validation_systems,
-    )
+FEW_SEEDS = 2  # of routers trained on other train rows
 
 
 def main_tables(experiment: Experiment) -> dict[str, Any]:
     """Write the comparison at cost weight 0 and at the main one, and its pictures."""
     for weight, comparison in experiment.on_test.items():
-        if weight in (0.0, MAIN_WEIGHT):
+        if weight in FITTED_WEIGHTS:
             experiment.write(f"systems_{weight:g}", system_table(comparison))
             experiment.write(f"quality_by_task_{weight:g}", task_quality_table(comparison))
             experiment.write(f"cost_by_task_{weight:g}", task_cost_table(comparison))
@@ -183,18 +112,21 @@ def equal_costs(experiment: Experiment) -> dict[str, Any]:
     def outcomes(systems: Systems, name: str, tree: RouteTree, weight: float) -> RouteOutcomes:
         return outcomes_of(tree, systems[name], weight, weights=task_weights(tree))
 
-    test, validation = experiment.tree_file.test, experiment.validation
+    test, validation = experiment.test, experiment.validation
     router_validation = {w: outcomes(s, "router", validation, w) for w, s in experiment.validation_systems.items()}
     router_test = {w: outcomes(s, "router", test, w) for w, s in experiment.test_systems.items()}
     found: dict[str, EqualCost] = {}
     for weight in (0.0, MAIN_WEIGHT):
+        # Validation itself is routed with choices made on train.
+        fitted = baseline_routes(experiment.train, validation, cost_weight=weight, key=jax.random.key(0))
+        on_validation: Systems = experiment.validation_systems[weight] | fitted
         for name in experiment.test_systems[weight]:
             if name == "router" or name.startswith("oracle"):
                 continue
             found[f"{name} @ {weight:g}"] = at_equal_cost(
                 router_validation,
                 router_test,
-                system_validation=outcomes(experiment.validation_systems[weight], name, validation, weight),
+                system_validation=outcomes(on_validation, name, validation, weight),
                 system_scored=outcomes(experiment.test_systems[weight], name, test, weight),
             )
     rows = tuple(_equal_cost_row(name, one) for name, one in found.items())
@@ -244,63 +176,65 @@ def ratios(experiment: Experiment) -> dict[str, Any]:
 
 
 def ablation(experiment: Experiment) -> dict[str, Any]:
-    """Write what was tried: cross-validated utility on train rows, by which things were kept, and test utility."""
-    train, test, num_seeds = experiment.tree_file.train, experiment.tree_file.test, experiment.num_seeds
-    systems: Systems = {"best_single": experiment.test_systems[MAIN_WEIGHT]["best_single"]}
-    systems["oracle"] = experiment.test_systems[MAIN_WEIGHT]["oracle"]
-    validated: dict[str, Any] = {}
+    """Write what was tried: utility on train rows by cross-validation, by which things were kept.
+
+    Test rows were looked at for the router and PPO, which are in every table, and for what goes on from the router.
+    """
+    train, test = experiment.train, experiment.test
     tried = candidates()
+    folds: dict[str, np.ndarray] = {}
     with progress_bar("what was tried", len(tried)) as advance:
         for name, candidate in tried.items():
-            config, tree = priced(candidate.config, MAIN_WEIGHT), candidate.tree(train)
-            params = train_seeds(config, tree, num_seeds)
-            systems[name] = routes_of_seeds(config, params, test)
-            if name == "router":
-                systems[ENSEMBLE] = ensemble_routes(config, params, test)
-                ppo = dataclasses.replace(PPO, network=config.network, num_updates=100, cost_weight=MAIN_WEIGHT)
-                systems[FINE_TUNED] = routes_of_seeds(ppo, fine_tune(ppo, params, train), test)
-            validated[name] = cross_validated(config, tree)
+            folds[name] = cross_validated(priced(candidate.config, MAIN_WEIGHT), candidate.tree(train))
             advance(1)
-    comparison = compare(test, systems, cost_weight=MAIN_WEIGHT, is_balanced=True)
-    rows = []
-    for name in (name for name in systems if name not in ("best_single", "oracle")):
-        own = comparison.systems[name]
-        folds = validated.get(name)
-        gap = "" if own.gap_closed is None else f"{100 * own.gap_closed:.0f}"
-        fold_mean = "" if folds is None else f"{100 * folds.mean():.1f}"
-        rows.append((name, fold_mean, f"{100 * own.utility:.1f}", f"{100 * own.quality:.1f}", f"{own.cost:.2f}", gap))
-    header = ("candidate", "utility %, folds of train", "utility %, test", "quality %", "cost", "gap closed %")
-    experiment.write(
-        "ablation", Table(title=f"What was tried, cost weight {MAIN_WEIGHT:g}", header=header, rows=tuple(rows))
-    )
+    router, params = priced(LEARNED["router"], MAIN_WEIGHT), experiment.params[MAIN_WEIGHT]["router"]
+    ppo = dataclasses.replace(PPO, network=router.network, num_updates=100, cost_weight=MAIN_WEIGHT)
+    known = experiment.test_systems[MAIN_WEIGHT]
+    systems: Systems = {name: known[name] for name in ("best_single", "oracle")}
+    systems[ENSEMBLE] = ensemble_routes(router, params, test)
+    systems[FINE_TUNED] = routes_of_seeds(ppo, fine_tune(ppo, params, train), test)
+    further = compare(test, systems, cost_weight=MAIN_WEIGHT, is_balanced=True)
+    on_test = {name: further.systems[name] for name in (ENSEMBLE, FINE_TUNED)}
+    named = {"router": "router", "ppo": "PPO (the paper's learner)"}
+    on_test |= {shown: experiment.on_test[MAIN_WEIGHT].systems[name] for name, shown in named.items()}
+    rows = [_ablation_row(name, folds, on_test.get(name)) for name in (*tried, ENSEMBLE, FINE_TUNED)]
+    header = ("candidate", "utility %, folds of train", "less router [95%]", "utility %, test", "quality %", "cost")
+    title = f"What was tried, cost weight {MAIN_WEIGHT:g}"
+    experiment.write("ablation", Table(title=title, header=header, rows=tuple(rows)))
     return {
-        "test": to_json_dict(comparison),
-        "folds_of_train": {name: float(values.mean()) for name, values in validated.items()},
+        "folds_of_train": {name: float(values.mean()) for name, values in folds.items()},
+        "test": {name: to_json_dict(one) for name, one in on_test.items()},
     }
 
 
+def _ablation_row(name: str, folds: Mapping[str, np.ndarray], on_test: SystemResult | None) -> tuple[str, ...]:
+    cells = ["", ""]
+    if name in folds:
+        own, router = folds[name], folds["router"]
+        low, high = difference_interval(own, router, BootstrapConfig())
+        gain = f"{100 * (own - router).mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+        cells = [f"{100 * own.mean():.1f}", "" if name == "router" else gain]
+    if on_test is None:
+        return (name, *cells, "", "", "")
+    return (name, *cells, f"{100 * on_test.utility:.1f}", f"{100 * on_test.quality:.1f}", f"{on_test.cost:.2f}")
+
+
 def transfer(experiment: Experiment) -> dict[str, Any]:
-    """Write how systems do on a benchmark that they were not trained on, one left out at a time."""
-    tree_file = experiment.tree_file
-    found: dict[str, Any] = {}
-    names = tree_file.test.task_names
+    """Write how systems do on a benchmark that they were not trained on, one left out at a time.
+
+    Every time as many train rows are learned from: what the largest benchmark leaves.
+    """
+    names = experiment.test.task_names
+    others = [without_task(experiment.train, task) for task in range(len(names))]
+    size = min(tree.num_queries for tree in others)
     shown = ("router", "ppo", "knn", "one_shot", "value_regression", "best_single", "oracle")
-    rows = []
+    found, rows = {}, []
     with progress_bar("benchmarks left out", len(names)) as advance:
         for task, name in enumerate(names):
-            train, test = without_task(tree_file.train, task), of_task(tree_file.test, task)
-            systems: Systems = dict(
-                baseline_routes(
-                    train,
-                    test,
-                    cost_weight=MAIN_WEIGHT,
-                    key=jax.random.key(0),
-                    validation=without_task(experiment.validation, task),
-                )
-            )
-            for learned, config in LEARNED.items():
-                systems[learned] = trained_routes(priced(config, MAIN_WEIGHT), train, test, experiment.num_seeds)
-            comparison = compare(test, systems, cost_weight=MAIN_WEIGHT)
+            train, test = some_queries(others[task], size), of_task(experiment.test, task)
+            systems = fitted_systems(train, test, without_task(experiment.validation, task))
+            systems["oracle"] = optimal_routes(test, cost_weight=MAIN_WEIGHT)
+            comparison = compare(test, systems | _retrained(experiment, train, test), cost_weight=MAIN_WEIGHT)
             found[name] = to_json_dict(comparison)
             told = experiment.on_test[MAIN_WEIGHT].systems["router"].tasks[name].utility
             cells = [comparison.systems[system].utility for system in shown]
@@ -311,6 +245,14 @@ def transfer(experiment: Experiment) -> dict[str, Any]:
     return found
 
 
+def _retrained(experiment: Experiment, train: RouteTree, test: RouteTree) -> Systems:
+    """Return the routes of routers trained on other train rows, of a few seeds."""
+    num_seeds = min(FEW_SEEDS, experiment.num_seeds)
+    return {
+        name: trained_routes(priced(config, MAIN_WEIGHT), train, test, num_seeds) for name, config in LEARNED.items()
+    }
+
+
 def learning_curves(experiment: Experiment) -> dict[str, Any]:
     """Draw utility over updates of the router and of PPO, and write it over the number of train queries."""
     curves = []
@@ -318,24 +260,25 @@ def learning_curves(experiment: Experiment) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             run_dir = Path(folder) / name
             timed = dataclasses.replace(priced(config, MAIN_WEIGHT), validation_interval=5)
-            train_run(timed, experiment.tree_file.train, run_dir, validation=experiment.validation)
-            curves.append(curve_of_metrics(name, read_metrics(run_dir)))
-    main = experiment.on_test[MAIN_WEIGHT]
-    references = {f"{shown_name(n)}, test": main.systems[n].utility for n in ("router", "ppo", "best_single", "oracle")}
+            train_run(timed, experiment.train, run_dir, validation=experiment.validation)
+            curves.append(curve_of_metrics(shown_name(name), read_metrics(run_dir)))
+    main = experiment.on_test[MAIN_WEIGHT].systems
+    references = {
+        f"{shown_name(name)}, test": main[name].utility for name in ("router", "ppo", "best_single", "oracle")
+    }
     experiment.draw("learning_curves", learning_curve_figure(curves, references=references))
+    train, test = experiment.train, experiment.test
+    names = ("router", "ppo", "knn", "one_shot", "value_regression", "best_single")
     found: dict[str, dict[str, float]] = {}
-    train, test = experiment.tree_file.train, experiment.tree_file.test
-    for size in (*(size for size in TRAIN_SIZES if size < train.num_queries), train.num_queries):
-        few = some_queries(train, size)
-        fitted = baseline_routes(
-            few, test, cost_weight=MAIN_WEIGHT, key=jax.random.key(0), validation=experiment.validation
-        )
-        systems: Systems = {name: fitted[name] for name in ("knn", "one_shot", "value_regression", "best_single")}
-        for name, config in LEARNED.items():
-            systems[name] = trained_routes(priced(config, MAIN_WEIGHT), few, test, experiment.num_seeds)
-        scored = compare(test, systems, cost_weight=MAIN_WEIGHT, is_balanced=True).systems
-        found[str(size)] = {name: one.utility for name, one in scored.items()}
-    names = list(next(iter(found.values())))
+    sizes = [size for size in TRAIN_SIZES if size < train.num_queries]
+    with progress_bar("numbers of train queries", len(sizes)) as advance:
+        for size in sizes:
+            few = some_queries(train, size)
+            systems = fitted_systems(few, test, experiment.validation) | _retrained(experiment, few, test)
+            scored = compare(test, systems, cost_weight=MAIN_WEIGHT, is_balanced=True).systems
+            found[str(size)] = {name: scored[name].utility for name in names}
+            advance(1)
+    found[str(train.num_queries)] = {name: main[name].utility for name in names}
     rows = tuple((size, *(f"{100 * own[name]:.1f}" for name in names)) for size, own in found.items())
     header = ("train queries (utility %)", *(shown_name(name) for name in names))
     experiment.write("train_sizes", Table(title="Utility over the number of train queries", header=header, rows=rows))
@@ -346,6 +289,7 @@ PARTS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "comparisons": main_tables,
     "equal_cost": equal_costs,
     "ratios": ratios,
+    "limits": limits,
     "ablation": ablation,
     "leave_one_out": transfer,
     "train_sizes": learning_curves,
@@ -366,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tree", type=Path, default=TREE, help="tree file of outcomes")
     parser.add_argument("--out", type=Path, required=True, help="folder for tables, figures and results.json")
     parser.add_argument("--seeds", type=int, default=5, help="trainings of every router")
-    parser.add_argument("--cost-weights", type=float, nargs="+", default=list(COST_WEIGHTS))
+    parser.add_argument("--cost-weights", type=float, nargs="+", default=list(ROUTER_WEIGHTS), help="of the router")
     parser.add_argument("--parts", nargs="+", default=[], help=f"some of: {', '.join(PARTS)}")
     options = parser.parse_args(arguments)
     parts = list(chosen_parts(options.parts))

@@ -32,7 +32,7 @@ from hierrouter_jax.routing.route_tree import first_stages
 from hierrouter_jax.routing.values import optimal_routes
 
 TREE = Path(__file__).resolve().parent / "trees" / "third_hop.npz"
-COST_WEIGHTS = (0.0, 0.01, 0.05, 0.1)
+COST_WEIGHTS = (0.0, 0.005, 0.01, 0.02)  # beyond, hardly a question is asked twice
 
 
 def router_outcomes(tree_file: TreeFile, num_stages: int, cost_weight: float, num_seeds: int) -> RouteOutcomes:

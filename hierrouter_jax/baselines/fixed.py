@@ -118,7 +118,8 @@ class _Utilities:
         used: Bool[np.ndarray, " query"] | slice = slice(None),
     ) -> Float[np.ndarray, " node"]:
         """Return each node's mean over the learned queries; -inf where a learned or a used query lacks the node."""
-        is_known = self.valid[0][learned].all(axis=0) & self.valid[1][used].all(axis=0)
+        rows = np.concatenate([self.valid[0][learned], self.valid[1][used]])
+        is_known = np.logical_and.reduce(rows, axis=0)
         is_known[ROOT] = False  # no route stops before the first hop
         if not is_known[self.first_stage].any():
             raise DataError(

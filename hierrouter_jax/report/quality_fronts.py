@@ -23,18 +23,20 @@ MARKERS = ("o", "^", "v", "P", "X", "d", "<", ">", "p")
 def quality_fronts_figure(
     comparisons: Mapping[float, Comparison], systems: Sequence[str], *, theme: Theme = LIGHT
 ) -> Figure:
-    """Draw the systems through the comparisons, one for each cost weight; `DataError` for systems they lack.
+    """Draw the systems through the comparisons that hold them, one for each cost weight.
 
-    The first of `systems` is drawn boldest. Models alone are squares with their intervals.
+    The first of `systems` is drawn boldest. Models alone are squares with their intervals. Raises `DataError` for
+    systems that no comparison holds.
     """
     if not comparisons:
         raise DataError("Fronts need the comparison of at least one cost weight, but there is none.")
-    known = set.intersection(*(set(comparison.systems) for comparison in comparisons.values()))
+    known = set().union(*(comparison.systems for comparison in comparisons.values()))
     lost = [name for name in systems if name not in known]
     if lost:
-        raise DataError(f"Fronts need systems that every comparison holds, but {lost} are not among {sorted(known)}.")
+        raise DataError(f"Fronts need systems that a comparison holds, but {lost} are not among {sorted(known)}.")
     figure, axes = make_axes(theme, width_in=7.2, height_in=5.2)
-    lines = {name: [comparisons[weight].systems[name] for weight in sorted(comparisons)] for name in systems}
+    ordered = [comparisons[weight].systems for weight in sorted(comparisons)]
+    lines = {name: [one[name] for one in ordered if name in one] for name in systems}
     for index, (name, points) in enumerate(lines.items()):
         _draw_line(axes, name, points, index, theme)
     some = next(iter(comparisons.values()))

@@ -21,6 +21,7 @@ from rich.text import Text
 from hierrouter_jax.evaluate.results import Comparison, Difference, Interval, SystemResult, TaskResult
 
 SHOWN_NAMES = {
+    "ppo": "PPO",
     "best_single": "best single",
     "best_fixed_route": "best fixed route",
     "task_best_single": "best single, task told",

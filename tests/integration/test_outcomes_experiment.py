@@ -67,15 +67,22 @@ def test_the_router_finds_each_task_s_model(outcomes, folder, capsys):
 
 def test_random_splits_hold_out_other_quarters(outcomes, folder):
     options = ["--table", str(folder / "all.jsonl"), "--models", str(folder / "models.json"), "--splits", "2"]
-    outcomes.main([*options, "--cost-weights", "0.1", "--json", str(folder / "splits.json")])
+    written = ["--json", str(folder / "splits.json"), "--markdown", str(folder / "splits.md")]
+    outcomes.main([*options, "--cost-weights", "0.1", *written])
     found = json.loads((folder / "splits.json").read_text())
     first, second = found["results"]["0.1"]
     assert first["num_queries"] == second["num_queries"] == 33
     mean = found["means"]["0.1"]["router"]
     earned = [one["systems"]["router"]["utility"] for one in (first, second)]
     assert mean["utility"] == pytest.approx(sum(earned) / 2)
-    gains = [one["systems"]["router"]["utility"] - one["systems"]["best_single"]["utility"] for one in (first, second)]
-    assert mean["utility_minus_best_single"] == pytest.approx([sum(gains) / 2, min(gains), max(gains)])
+    knn = found["means"]["0.1"]["knn"]
+    leads = [one["systems"]["router"]["utility"] - one["systems"]["knn"]["utility"] for one in (first, second)]
+    assert knn["router_ahead_in_utility"] == pytest.approx([sum(leads) / 2, min(leads), max(leads)])
+    lines = (folder / "splits.md").read_text().splitlines()
+    assert len(lines) == 2 + len(found["means"]["0.1"])
+    (line,) = [line for line in lines if line.startswith("| kNN |")]
+    assert f"{100 * knn['utility']:.2f}" in line
+    assert f"{100 * min(leads):+.2f}, {100 * max(leads):+.2f}" in line
 
 
 def test_splits_hold_out_other_quarters_in_the_table_s_order(outcomes, folder):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import router_candidates
 import six_benchmarks
+import six_limits
+import six_systems
 
 from hierrouter_jax.baselines.fixed import single_routes
 from hierrouter_jax.collect.tree_file import load_tree
@@ -25,10 +27,13 @@ NAMES = ("router", "router, one for all cost weights")
 def tree_file():
     whole = load_tree(SMALL)
     rows = np.arange(whole.train.num_queries)
+    learned, judged = rows[rows % 3 != 0], rows[rows % 3 == 0]
+    answers = dataclasses.replace(whole.outcomes["train"], answer_id=whole.outcomes["train"].answer_id[learned])
     return dataclasses.replace(
         whole,
-        train=rows_of_tree(whole.train, rows[rows % 3 != 0]),
-        validation=rows_of_tree(whole.train, rows[rows % 3 == 0]),
+        train=rows_of_tree(whole.train, learned),
+        validation=rows_of_tree(whole.train, judged),
+        outcomes={**whole.outcomes, "train": answers},
     )
 
 
@@ -39,19 +44,23 @@ def found(tree_file, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(six_benchmarks, "load_tree", lambda path: tree_file)
         patch.setattr(six_benchmarks, "PPO", SHORT)
-        patch.setattr(six_benchmarks, "LEARNED", {"router": router_candidates.ROUTER, "ppo": SHORT})
+        patch.setitem(six_systems.LEARNED, "ppo", SHORT)
+        patch.setattr(six_systems, "FITTED_WEIGHTS", (0.0, 0.1))
         patch.setattr(six_benchmarks, "TRAIN_SIZES", (47,))
         patch.setattr(six_benchmarks, "candidates", lambda: {name: known[name] for name in NAMES})
-        six_benchmarks.main(["--out", str(out), "--seeds", "2", "--cost-weights", "0.5"])
+        six_benchmarks.main(["--out", str(out), "--seeds", "2", "--cost-weights", "0.3"])
     return out, json.loads((out / "results.json").read_text())
 
 
 def test_every_part_leaves_its_numbers_tables_and_pictures(found, tree_file):
     out, results = found
     assert set(results) == set(six_benchmarks.PARTS)
-    assert set(results["comparisons"]) == {"0", "0.1", "0.5"}
+    assert set(results["comparisons"]) == {"0", "0.1", "0.3"}
+    assert "knn" in results["comparisons"]["0"]["systems"]
+    assert "knn" not in results["comparisons"]["0.3"]["systems"]
     tables = {path.stem for path in out.glob("*.md")}
-    assert {"systems_0", "systems_0.1", "equal_cost", "ratios", "ablation", "leave_one_out", "train_sizes"} <= tables
+    assert {"systems_0", "systems_0.1", "equal_cost", "ratios", "limits"} <= tables
+    assert {"ablation", "leave_one_out", "train_sizes"} <= tables
     pictures = {path.stem for path in out.glob("*.png")}
     wanted = {"quality_cost", "fronts", "route_mix_by_task", "route_mix_by_weight", "learning_curves"}
     assert pictures == wanted
@@ -94,6 +103,37 @@ def test_cross_validation_scores_each_query_by_a_router_that_did_not_see_it(tree
     alone = score_routes(rows_of_tree(tree, held), routes, cost_weight=config.cost_weight).utility
     places = np.searchsorted(np.sort(order[: len(found)]), held)
     assert np.mean(found[places] == np.asarray(alone, np.float64)) > 0.8  # another seed, nearly the same routes
+
+
+def test_an_independent_oracle_is_what_products_say():
+    rng = np.random.default_rng(0)
+    quality = (rng.random((1009, 3)) < [0.2, 0.5, 0.4]).astype(float)
+    expected = 1 - np.prod(1 - quality.mean(axis=0))
+    assert six_limits.independent_oracle(quality) == pytest.approx(expected, abs=0.005)
+    alike = np.repeat(quality[:, :1], 3, axis=1)
+    assert alike.max(axis=1).mean() < six_limits.independent_oracle(alike) - 0.2
+
+
+def test_told_all_answers_finds_what_a_signal_shows_and_reads_no_test_outcome():
+    rng = np.random.default_rng(1)
+    signals = {"train": rng.normal(size=(503, 5)), "test": rng.normal(size=(211, 5))}
+    quality = {name: np.stack([own[:, 2] > 0, own[:, 2] <= 0], axis=1).astype(float) for name, own in signals.items()}
+    learn, judge = np.arange(503) % 2 == 0, np.arange(211) % 3 > 0
+    told = six_limits.told_all_answers(signals, quality["train"], quality["test"], learn, judge)
+    assert told.shape == (judge.sum(),)
+    assert told.mean() > 0.9
+    wrong = six_limits.told_all_answers(signals, quality["train"], 1 - quality["test"], learn, judge)
+    np.testing.assert_array_equal(wrong, 1 - told)  # the same choices
+
+
+def test_first_signals_say_who_agrees(tree_file):
+    found = six_limits.first_signals(tree_file, "test")
+    answers = tree_file.outcomes["test"].answer_id
+    for query in range(0, 96, 7):
+        pairs = [(1, 2), (1, 3), (2, 3)]
+        expected = [answers[query, one] == answers[query, other] != 0 for one, other in pairs]
+        assert found[query, -3:].tolist() == expected
+    assert 0.1 < found[:, -3:].mean() < 0.9
 
 
 def test_what_cannot_be_done_is_refused(tmp_path):

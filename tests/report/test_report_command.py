@@ -1,7 +1,6 @@
-"""`hierrouter report` on results files: its markdown table, and that README.md shows the one `make figures` wrote."""
+"""`hierrouter report` on results files: its markdown table."""
 
 import json
-from pathlib import Path
 
 import pytest
 from comparisons import made_up_comparison
@@ -10,9 +9,6 @@ from hierrouter_jax.cli.report import Command, run
 from hierrouter_jax.core.errors import StorageError
 from hierrouter_jax.evaluate.results import save_comparison
 from hierrouter_jax.report.tables import system_table
-
-ROOT = Path(__file__).resolve().parents[2]
-README_TABLE = ROOT / "docs" / "figures" / "table.md"
 
 
 def cells_of(markdown):
@@ -57,11 +53,3 @@ def test_a_folder_in_the_tables_place_is_refused(results, tmp_path):
     (tmp_path / "table.md").mkdir()
     with pytest.raises(StorageError, match=r"table\.md"):
         run(Command(run_dirs=results[:1], markdown=tmp_path / "table.md"))
-
-
-@pytest.mark.skipif(not README_TABLE.exists(), reason="`make figures` has not written docs/figures/table.md yet")
-def test_the_readme_shows_the_table_that_make_figures_wrote():
-    written, readme = README_TABLE.read_text().splitlines(), (ROOT / "README.md").read_text().splitlines()
-    assert len(written) > 2
-    starts = [index for index, line in enumerate(readme) if line == written[0]]
-    assert [readme[start : start + len(written)] for start in starts] == [written]

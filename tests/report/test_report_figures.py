@@ -274,6 +274,17 @@ def test_fronts_pass_through_every_cost_weight_and_label_every_model():
     assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
 
 
+def test_a_system_is_drawn_through_the_comparisons_that_hold_it():
+    comparisons = fronts()
+    first = min(comparisons)
+    without = {name: own for name, own in comparisons[first].systems.items() if name != "knn"}
+    comparisons[first] = dataclasses.replace(comparisons[first], systems=without)
+    figure = quality_fronts_figure(comparisons, ["router", "knn"])
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert len(lines["router"].get_xydata()) == len(comparisons)
+    assert len(lines["kNN"].get_xydata()) == len(comparisons) - 1
+
+
 def test_fronts_of_systems_that_are_not_there_are_refused():
     with pytest.raises(DataError, match="telepathy"):
         quality_fronts_figure(fronts(), ["router", "telepathy"])

@@ -5,8 +5,8 @@
 
 Routers are trained on the two-stage tree at some cost weights. Where one of them, on a query of any split, has asked
 two models, every model is asked a third time. What was asked on the way comes from the store, or is asked again where
-the store lacks it; the rest of the tree is taken over as it is. `experiments/third_hop.py` says whether a third hop
-pays.
+the store lacks it. The file holds these questions and nodes alone; `experiments/third_hop.py` joins it to the
+two-stage tree, and says whether a third hop pays.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, required=True, help="response store that the two-stage tree came from")
     parser.add_argument("--tree", type=Path, required=True, help="the two-stage tree")
-    parser.add_argument("--out", type=Path, required=True, help="the three-stage tree")
+    parser.add_argument("--out", type=Path, required=True, help="the partial tree of three stages")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--cost-weights", type=float, nargs="+", default=list(COST_WEIGHTS))
     options = parser.parse_args(arguments)
@@ -124,10 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seed=CONFIG.splits.seed,
             nodes=nodes,
         )
-    whole, num_left_out = deepened_tree(tree_file, found)
-    save_tree(options.out, whole)
+    save_tree(options.out, found)
+    _, num_left_out = deepened_tree(tree_file, found)
     assert found.report is not None
-    lines = [f"queries whose answers are no longer those of {options.tree}, left as they were: {num_left_out}"]
+    lines = [f"queries whose answers are no longer those of {options.tree}: {num_left_out}"]
     print("\n".join([*summary_lines(found.report), *lines, f"tree: {options.out}"]))
 
 

@@ -2,9 +2,9 @@
 
     python experiments/third_hop.py --out results
 
-The three-stage tree is partial (`experiments/collect_third_hop.py`): a third model can be asked where routers of two
-stages end after two. A table and `third_hop.json` go into the folder. Every benchmark counts alike; intervals are
-paired.
+The two-stage tree is deepened by a partial one of three stages (`experiments/collect_third_hop.py`): a third model can
+be asked where routers of two stages end after two. Tables and `third_hop.json` go into the folder. In means
+every benchmark counts alike; intervals are paired.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ import numpy as np
 from rich.console import Console
 from router_candidates import ROUTER, priced, trained_routes
 
+from hierrouter_jax.collect.deepened_tree import deepened_tree
 from hierrouter_jax.collect.tree_file import TreeFile, load_tree
 from hierrouter_jax.core.atomic_files import write_text_atomically
 from hierrouter_jax.core.configs import to_json_dict
-from hierrouter_jax.core.errors import DataError, HierRouterError
+from hierrouter_jax.core.errors import HierRouterError
 from hierrouter_jax.evaluate.bootstrap import BootstrapConfig
 from hierrouter_jax.evaluate.comparison import difference
 from hierrouter_jax.evaluate.results import Difference
 from hierrouter_jax.evaluate.route_outcomes import RouteOutcomes, outcomes_of, task_weights
 from hierrouter_jax.report.tables import Table, markdown_table, rich_table
-from hierrouter_jax.routing.route_tree import first_stages
+from hierrouter_jax.routing.route_tree import first_stages, node_parents, stage_slice
 from hierrouter_jax.routing.values import optimal_routes
 
-TREE = Path(__file__).resolve().parent / "trees" / "third_hop.npz"
+TREES = Path(__file__).resolve().parent / "trees"
 COST_WEIGHTS = (0.0, 0.005, 0.01, 0.02)  # beyond, hardly a question is asked twice
 
 
@@ -56,18 +57,48 @@ def row_of(cost_weight: float, pair: Sequence[RouteOutcomes], gain: Difference) 
     return (f"{cost_weight:g}", *numbers, f"{100 * gain.utility:+.1f} [{low:+.1f}, {high:+.1f}]")
 
 
+def changes(tree_file: TreeFile, stage: int) -> dict[str, float]:
+    """Return, for all test answers of one stage, how many repeat the answer before, mend it, or spoil it."""
+    test, outcomes = tree_file.test, tree_file.outcomes["test"]
+    nodes = np.arange(test.num_nodes)[stage_slice(test.num_models, stage)]
+    parents = node_parents(test.num_models, test.num_stages)[nodes]
+    is_there = outcomes.valid[:, nodes]
+    own, before = outcomes.quality[:, nodes][is_there], outcomes.quality[:, parents][is_there]
+    repeats = (outcomes.answer_id[:, nodes] == outcomes.answer_id[:, parents])[is_there]
+    earlier = outcomes.quality[:, : nodes[0]].max(axis=1)
+    first_right = np.where(is_there, outcomes.quality[:, nodes], 0.0).max(axis=1) > earlier
+    return {
+        "answers": int(is_there.sum()),
+        "repeat the answer before, %": 100 * float(repeats.mean()),
+        "mend it": int(np.sum(own > before)),
+        "spoil it": int(np.sum(own < before)),
+        "questions answered better than ever before": int(first_right.sum()),
+    }
+
+
+def changes_table(tree_file: TreeFile) -> Table:
+    """Return what answers after the first do to those before them, by hop."""
+    stages = range(2, tree_file.test.num_stages + 1)
+    found = {stage: changes(tree_file, stage) for stage in stages}
+    header = ("hop", *next(iter(found.values())))
+    rows = [
+        (str(stage), *(f"{value:.1f}" if "%" in name else f"{value}" for name, value in own.items()))
+        for stage, own in found.items()
+    ]
+    return Table(title="What later answers change, test questions", header=header, rows=tuple(rows))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tree", type=Path, default=TREE, help="tree file of three stages")
+    parser.add_argument("--tree", type=Path, default=TREES / "six_benchmarks.npz", help="tree file of two stages")
+    parser.add_argument("--deeper", type=Path, default=TREES / "third_hop.npz", help="partial one with a stage more")
     parser.add_argument("--out", type=Path, required=True, help="folder for third_hop.md and third_hop.json")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cost-weights", type=float, nargs="+", default=list(COST_WEIGHTS))
     options = parser.parse_args(arguments)
-    tree_file = load_tree(options.tree)
+    tree_file, _ = deepened_tree(load_tree(options.tree), load_tree(options.deeper))
     num_stages = tree_file.test.num_stages
-    if num_stages < 2:
-        raise DataError(f"A further hop can be judged on trees of two stages or more, but this one has {num_stages}.")
     rows, found = [], {}
     for weight in options.cost_weights:
         pair = [router_outcomes(tree_file, stages, weight, options.seeds) for stages in (num_stages - 1, num_stages)]
@@ -82,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Console().print(rich_table(table))
     options.out.mkdir(parents=True, exist_ok=True)
     write_text_atomically(options.out / "third_hop.md", markdown_table(table))
+    of_answers = changes_table(tree_file)
+    Console().print(rich_table(of_answers))
+    write_text_atomically(options.out / "third_hop_answers.md", markdown_table(of_answers))
     write_text_atomically(options.out / "third_hop.json", json.dumps(found, indent=1) + "\n")
 
 

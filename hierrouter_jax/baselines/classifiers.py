@@ -22,7 +22,7 @@ from hierrouter_jax.routing.route_tree import ROOT, RouteTree, check_same_pool
 from hierrouter_jax.routing.scores import RouteBatch
 
 INVERSE_PENALTIES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)  # scikit-learn's C, on standardised inputs
-MAX_ITERATIONS = 500
+MAX_ITERATIONS, TOLERANCE = 500, 1e-3
 
 
 def one_shot_routes(
@@ -115,7 +115,7 @@ def _probabilities(
         return
     scaler = StandardScaler().fit(inputs)
     inputs, seen = scaler.transform(inputs), scaler.transform(seen)
-    model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)
+    model = LogisticRegression(max_iter=MAX_ITERATIONS, tol=TOLERANCE, warm_start=True)
     for inverse_penalty in inverse_penalties:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the last steps change no choice

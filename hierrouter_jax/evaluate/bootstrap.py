@@ -8,11 +8,12 @@ Reference: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from hierrouter_jax.core.errors import ConfigError
 
@@ -78,11 +79,22 @@ def resampled_means(
     return np.concatenate(blocks, axis=1)
 
 
-def _count_blocks(num_queries: int, config: BootstrapConfig) -> Iterator[Int[np.ndarray, "resample query"]]:
-    """Yield how often each query is drawn in each resample, a block of resamples at a time."""
+def _count_blocks(num_queries: int, config: BootstrapConfig) -> Iterable[Float[np.ndarray, "resample query"]]:
+    """Return how often each query is drawn in each resample, in blocks; what fits one block is remembered."""
+    if num_queries * config.num_resamples <= MAX_COUNTS_IN_MEMORY:
+        return _one_block(num_queries, config)
+    return _drawn_blocks(num_queries, config)
+
+
+@lru_cache(maxsize=16)
+def _one_block(num_queries: int, config: BootstrapConfig) -> tuple[Float[np.ndarray, "resample query"], ...]:
+    return tuple(_drawn_blocks(num_queries, config))
+
+
+def _drawn_blocks(num_queries: int, config: BootstrapConfig) -> Iterator[Float[np.ndarray, "resample query"]]:
     generator = np.random.default_rng(config.seed)
     uniform = np.full(num_queries, 1 / num_queries)
     block = max(1, MAX_COUNTS_IN_MEMORY // num_queries)
     for start in range(0, config.num_resamples, block):
         size = min(block, config.num_resamples - start)
-        yield generator.multinomial(num_queries, uniform, size=size)
+        yield generator.multinomial(num_queries, uniform, size=size).astype(np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import collect_third_hop
@@ -11,12 +12,13 @@ import pytest
 import third_hop
 from synthetic_trees import random_tree
 
-from hierrouter_jax.collect.tree_file import load_tree
+from hierrouter_jax.collect.outcomes import field_dims, field_names
+from hierrouter_jax.collect.tree_file import load_tree, make_tree_file, save_tree
 from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.routing.route_tree import node_of_path, path_of_node
 from hierrouter_jax.routing.scores import RouteBatch, score_routes
 
-SMALL = third_hop.TREE.parent / "small.npz"
+SMALL = third_hop.TREES / "small.npz"
 
 
 def test_the_nodes_below_long_routes_are_wanted_and_no_others():
@@ -56,8 +58,24 @@ def test_a_tree_of_other_rows_is_refused():
         collect_third_hop.check_rows(load_tree(SMALL), {"train": [Row()]})
 
 
-def test_routers_of_two_lengths_are_compared_on_one_tree(tmp_path, capsys):
-    third_hop.main(["--tree", str(SMALL), "--out", str(tmp_path), "--seeds", "2", "--cost-weights", "0.1"])
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    """The packaged tree as the deeper one, and its first stage."""
+    folder, whole = tmp_path_factory.mktemp("third"), load_tree(SMALL)
+    num_nodes = 1 + whole.train.num_models
+    of_nodes = [name for name in field_names() if field_dims(name) == ("query", "node")]
+    shallow = {}
+    for split, own in whole.outcomes.items():
+        arrays = {name: getattr(own, name)[:, :num_nodes] for name in of_nodes}
+        arrays["context_row"] = np.repeat(own.context_row[:, :1], num_nodes, axis=1)
+        shallow[split] = dataclasses.replace(own, **arrays)
+    manifest = dataclasses.replace(whole.manifest, num_stages=1)
+    save_tree(folder / "shallow.npz", make_tree_file(manifest, shallow))
+    return ["--tree", str(folder / "shallow.npz"), "--deeper", str(SMALL)]
+
+
+def test_routers_of_two_lengths_are_compared_on_one_tree(trees, tmp_path, capsys):
+    third_hop.main([*trees, "--out", str(tmp_path), "--seeds", "2", "--cost-weights", "0.1"])
     found = json.loads((tmp_path / "third_hop.json").read_text())["0.1"]
     assert set(found["systems"]) == {"router/1", "router/2", "oracle/1", "oracle/2"}
     gain = found["systems"]["router/2"]["utility"] - found["systems"]["router/1"]["utility"]
@@ -69,3 +87,24 @@ def test_routers_of_two_lengths_are_compared_on_one_tree(tmp_path, capsys):
     balanced = np.mean([per_query[np.asarray(tree.task) == task].mean() for task in range(6)])
     assert found["systems"]["oracle/2"]["utility"] == pytest.approx(balanced, abs=1e-6)
     assert "hops" in capsys.readouterr().out
+
+
+def test_later_answers_are_counted_against_those_before_them():
+    whole = load_tree(SMALL)
+    own = whole.outcomes["train"]  # more questions, some of which only a second answer gets right
+    tree_file = dataclasses.replace(whole, test=whole.train, outcomes={"test": own})
+    count, repeat, mend, spoil, better = 0, 0, 0, 0, set()
+    for query in range(144):
+        for node in range(4, 13):
+            parent = (node - 1) // 3
+            if not own.valid[query, node]:
+                continue
+            count += 1
+            repeat += own.answer_id[query, node] == own.answer_id[query, parent]
+            mend += own.quality[query, node] > own.quality[query, parent]
+            spoil += own.quality[query, node] < own.quality[query, parent]
+            if own.quality[query, node] > max(own.quality[query, :4]):
+                better.add(query)
+    found = list(third_hop.changes(tree_file, 2).values())
+    assert found == [count, pytest.approx(100 * repeat / count), mend, spoil, len(better)]
+    assert 0 < len(better) <= mend

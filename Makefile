@@ -45,7 +45,7 @@ figures: $(RUN_STAMP)
 results: $(RUN_STAMP)
 	$(BIN)/python experiments/six_benchmarks.py --out docs/results/six_benchmarks
 	$(BIN)/python experiments/third_hop.py --out docs/results
-	$(BIN)/python experiments/outcomes.py --markdown docs/results/outcomes.md
+	$(BIN)/python experiments/outcomes.py --out docs/results
 	$(BIN)/python experiments/fill_tables.py
 
 test: $(TEST_STAMP)

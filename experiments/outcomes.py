@@ -13,7 +13,8 @@ question is the mean over its seeds. Nothing is chosen on questions that are hel
 
 JSON: {"results": {COST_WEIGHT: [one comparison a split, as `evaluate --json` writes them]}, "means": {COST_WEIGHT:
 {SYSTEM: {"quality", "cost", "utility": mean over splits, "router_ahead_in_quality", "router_ahead_in_utility": [mean,
-least, largest of the splits]}}}}. `--markdown` writes the means as a table.
+least, largest of the splits]}}}, "tasks": {COST_WEIGHT: [what `recognition` says of a split]}}. `--out` is a folder for
+tables of the means and of the tasks.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ import dataclasses
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from router_candidates import PPO, ROUTER, priced, trained_routes
+from router_candidates import PPO, ROUTER, priced, routes_of_seeds, train_seeds
 
+from hierrouter_jax.agent.networks import RouterParams, task_logits
+from hierrouter_jax.baselines.fixed import best_task_routes
 from hierrouter_jax.collect.outcome_table import RecordedQuery, models_asked, read_outcome_table, read_split_tables
 from hierrouter_jax.collect.outcome_tree import outcome_tree_file, read_model_cards
 from hierrouter_jax.collect.tree_file import TreeFile, load_tree
@@ -43,12 +47,14 @@ from hierrouter_jax.encoder.joint import open_encoder
 from hierrouter_jax.evaluate.evaluate_run import evaluate_tree
 from hierrouter_jax.evaluate.results import Comparison
 from hierrouter_jax.report.tables import Table, markdown_table, rich_table, shown_name
-from hierrouter_jax.routing.route_tree import RouteTree, joined_trees, rows_of_tree
-from hierrouter_jax.routing.scores import RouteBatch
+from hierrouter_jax.routing.decision_states import observe_decision_states
+from hierrouter_jax.routing.route_tree import RouteTree, first_stages, joined_trees, rows_of_tree
+from hierrouter_jax.routing.scores import RouteBatch, score_routes
 
 TREE = Path(__file__).resolve().parent / "trees" / "outcomes.npz"
 ENCODER = "all-mpnet-base-v2+ngrams-2048"  # the best of five by cross-validation on the questions that are learned from
 HELD_OUT = 0.25
+LEARNED = {"router": ROUTER, "ppo": PPO}
 NUM_SEEDS = {"router": 5, "ppo": 1}
 
 
@@ -84,14 +90,12 @@ def random_splits(tree_file: TreeFile, num_splits: int) -> list[TreeFile]:
     return found
 
 
-def learned_routes(tree_file: TreeFile, cost_weight: float, meaning_dim: int) -> dict[str, list[RouteBatch]]:
-    """Return the routes of the trained routers on the test questions, one batch a seed."""
-    meanings = [meaning_of(tree, meaning_dim) for tree in (tree_file.train, tree_file.test)]
-    inputs = {"router": (ROUTER, tree_file.train, tree_file.test), "ppo": (PPO, *meanings)}
-    found = {}
-    for name, (config, train, test) in inputs.items():
-        found[name] = trained_routes(priced(config, cost_weight), train, test, NUM_SEEDS[name])
-    return found
+def learned_params(tree_file: TreeFile, cost_weight: float, meaning_dim: int) -> dict[str, RouterParams]:
+    """Return the trained routers, every leaf led by [seed]."""
+    train = {"router": tree_file.train, "ppo": meaning_of(tree_file.train, meaning_dim)}
+    return {
+        name: train_seeds(priced(config, cost_weight), train[name], NUM_SEEDS[name]) for name, config in LEARNED.items()
+    }
 
 
 def meaning_of(tree: RouteTree, meaning_dim: int) -> RouteTree:
@@ -100,10 +104,40 @@ def meaning_of(tree: RouteTree, meaning_dim: int) -> RouteTree:
     return dataclasses.replace(tree, context=own / jnp.linalg.norm(own, axis=1, keepdims=True))
 
 
-def compare_on(tree_file: TreeFile, cost_weight: float, meaning_dim: int) -> Comparison:
-    """Return all systems on the test questions, the router's first."""
-    routers = learned_routes(tree_file, cost_weight, meaning_dim)
-    return evaluate_tree(tree_file, cost_weight=cost_weight, routers=routers)
+def compare_on(tree_file: TreeFile, cost_weight: float, meaning_dim: int) -> tuple[Comparison, dict[str, float]]:
+    """Return all systems on the test questions, the router's first, and how well the router knows their tasks."""
+    params = learned_params(tree_file, cost_weight, meaning_dim)
+    test = {"router": tree_file.test, "ppo": meaning_of(tree_file.test, meaning_dim)}
+    routes = {
+        name: routes_of_seeds(priced(LEARNED[name], cost_weight), own, test[name]) for name, own in params.items()
+    }
+    known = recognition(tree_file, params["router"], routes["router"], cost_weight)
+    return evaluate_tree(tree_file, cost_weight=cost_weight, routers=routes), known
+
+
+def recognition(
+    tree_file: TreeFile, params: RouterParams, routes: Sequence[RouteBatch], cost_weight: float
+) -> dict[str, float]:
+    """Return the share of test questions whose task the router's gate finds, and what it lacks to the policy told it.
+
+    `behind_told_where_found` and `behind_told_elsewhere` are means of utility over the questions of either kind.
+    """
+    test = tree_file.test
+    told = best_task_routes(tree_file.train, test, cost_weight=cost_weight, num_hops=1)
+    earned = np.asarray(score_routes(test, told, cost_weight=cost_weight).utility, np.float64)
+    behind = np.stack([earned - score_routes(test, own, cost_weight=cost_weight).utility for own in routes])
+    questions = observe_decision_states(first_stages(test, 1))
+    logits = jax.vmap(jax.vmap(task_logits, in_axes=(None, 0)), in_axes=(0, None))(params, questions)
+    is_found = np.asarray(logits.argmax(axis=2)) == np.asarray(test.task)
+
+    def mean(where: np.ndarray) -> float:
+        return float(behind[where].mean()) if where.any() else 0.0
+
+    return {
+        "found": float(is_found.mean()),
+        "behind_told_where_found": mean(is_found),
+        "behind_told_elsewhere": mean(~is_found),
+    }
 
 
 def means_of(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
@@ -137,6 +171,16 @@ def means_table(means: dict[str, dict[str, dict[str, Any]]], num_splits: int) ->
     return Table(title=f"Means of {num_splits} splits, by cost weight", header=tuple(header), rows=tuple(rows))
 
 
+def tasks_table(tasks: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
+    """Return how often the router knows the task, and what it lacks to the policy told it; means of the splits."""
+    header = ("cost weight", "task found %", "utility behind told % where found", "elsewhere")
+    rows = []
+    for weight, found in tasks.items():
+        names = ("found", "behind_told_where_found", "behind_told_elsewhere")
+        rows.append((weight, *(f"{100 * statistics.fmean(one[name] for one in found):.2f}" for name in names)))
+    return Table(title="What the router knows of tasks", header=header, rows=tuple(rows))
+
+
 def check_options(options: argparse.Namespace) -> None:
     """Raise `ConfigError` for options that do not go together, before anything slow is done."""
     is_split = options.train is not None or options.test is not None
@@ -147,9 +191,8 @@ def check_options(options: argparse.Namespace) -> None:
     for name in ("splits", "meaning_dim"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be >= 1, but is {getattr(options, name)}.")
-    for path in (options.json, options.markdown):
-        if path is not None:
-            require_writable(path)
+    if options.json is not None:
+        require_writable(options.json)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -165,24 +208,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--meaning-dim", type=int, default=768, help="numbers of a context that the ppo router reads")
     parser.add_argument("--cost-weights", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--json", type=Path, help="write the outcome there")
-    parser.add_argument("--markdown", type=Path, help="write the table of means there")
+    parser.add_argument("--out", type=Path, help="folder for tables")
     options = parser.parse_args(arguments)
     check_options(options)
     trees = tree_files_of(options)
     results: dict[str, list[Comparison]] = {str(weight): [] for weight in options.cost_weights}
+    tasks: dict[str, list[dict[str, float]]] = {weight: [] for weight in results}
     with progress_bar("learning and comparing", len(trees) * len(results)) as advance:
         for tree_file in trees:
-            for weight, found in results.items():
-                found.append(compare_on(tree_file, float(weight), options.meaning_dim))
+            for weight in results:
+                comparison, known = compare_on(tree_file, float(weight), options.meaning_dim)
+                results[weight].append(comparison)
+                tasks[weight].append(known)
                 advance(1)
     means = {weight: means_of(found) for weight, found in results.items()}
-    table = means_table(means, len(trees))
-    Console().print(rich_table(table))
-    if options.markdown is not None:
-        write_text_atomically(options.markdown, markdown_table(table))
+    tables = {"outcomes": means_table(means, len(trees)), "outcomes_tasks": tasks_table(tasks)}
+    for name, table in tables.items():
+        Console().print(rich_table(table))
+        if options.out is not None:
+            options.out.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(options.out / f"{name}.md", markdown_table(table))
     if options.json is not None:
         listed = {weight: [to_json_dict(one) for one in found] for weight, found in results.items()}
-        write_text_atomically(options.json, json.dumps({"results": listed, "means": means}, indent=1) + "\n")
+        found = {"results": listed, "means": means, "tasks": tasks}
+        write_text_atomically(options.json, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -64,8 +64,7 @@ def _configs() -> dict[str, TrainConfig]:
         "exact gradient, task mixture": dataclasses.replace(EXACT, network=MIXTURE),
         "exact gradient, context in every layer": dataclasses.replace(EXACT, network=reading),
         "PPO, task mixture": dataclasses.replace(PPO, network=MIXTURE),
-        "PPO with signals": dataclasses.replace(PPO, network=reading),
-        "PPO, weight decay 1": dataclasses.replace(PPO, ppo=PPOConfig(weight_decay=1.0)),
+        "PPO, signals, weight decay 1": dataclasses.replace(PPO, network=reading, ppo=PPOConfig(weight_decay=1.0)),
         "PPO, stopped after 50 updates": dataclasses.replace(PPO, num_updates=50),
         "PPO (the paper's learner)": PPO,
     }

@@ -29,7 +29,7 @@ from hierrouter_jax.routing.scores import RouteBatch
 from hierrouter_jax.routing.values import optimal_routes
 
 ROUTER_WEIGHTS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
-FITTED_WEIGHTS = (0.0, 0.02, 0.1, 0.5)  # where PPO is trained and baselines are fitted too
+FITTED_WEIGHTS = (0.0, 0.1, 0.3)  # where PPO is trained and baselines are fitted too
 MAIN_WEIGHT = 0.1
 LEARNED = {"router": ROUTER, "ppo": PPO}
 Systems = dict[str, RouteBatch | Sequence[RouteBatch]]

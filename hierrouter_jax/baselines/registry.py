@@ -67,7 +67,10 @@ def baseline_routes(
     routes["random"] = random_routes(tree, key=stream_key(key, "random"), allow_stop=allow_stop)
     fitted = partial(_fitted, train_tree, tree, cost_weight, validation)
     routes["knn"] = fitted(knn_routes)
-    routes["knn_multi_hop"] = fitted(partial(knn_multi_hop_routes, allow_stop=allow_stop))
+    is_multi_hop = tree.num_stages > 1  # otherwise the two are one
+    routes["knn_multi_hop"] = (
+        fitted(partial(knn_multi_hop_routes, allow_stop=allow_stop)) if is_multi_hop else routes["knn"]
+    )
     routes["one_shot"] = fitted(one_shot_routes)
     routes["value_regression"] = fitted(partial(value_regression_routes, allow_stop=allow_stop))
     if tree.num_stages > 1 and tree.signals.shape[2]:

@@ -26,7 +26,7 @@ from hierrouter_jax.routing.route_tree import ROOT, RouteTree, check_same_pool
 from hierrouter_jax.routing.scores import RouteBatch
 
 INVERSE_PENALTY = 10.0  # of the classifier of tasks: scikit-learn's C, on embeddings of norm 1
-MAX_ITERATIONS = 200
+MAX_ITERATIONS, TOLERANCE = 200, 1e-3
 WIDTHS = (1.0, 2.0, 4.0)  # of the kernels exp(-width |x - y|^2)
 RIDGES = (3.0, 10.0, 30.0, 100.0, np.inf)  # infinite: the task alone decides
 MAX_ROOT_ROWS, MAX_ROWS = 4096, 2048  # train queries that a kernel compares with, evenly taken; the first at the root
@@ -79,7 +79,7 @@ def _infer_tasks(train: _Seen, seen: _Seen) -> Float[np.ndarray, "query task"]:
     """Return how likely each query is of each task of the train queries, in the order of the tasks' numbers."""
     if len(np.unique(train.task)) == 1:
         return np.ones((seen.table.num_queries, 1))
-    model = LogisticRegression(C=INVERSE_PENALTY, max_iter=MAX_ITERATIONS)
+    model = LogisticRegression(C=INVERSE_PENALTY, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last steps change no choice
         model.fit(train.table.context[:, ROOT], train.task)

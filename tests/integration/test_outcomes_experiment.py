@@ -67,7 +67,7 @@ def test_the_router_finds_each_task_s_model(outcomes, folder, capsys):
 
 def test_random_splits_hold_out_other_quarters(outcomes, folder):
     options = ["--table", str(folder / "all.jsonl"), "--models", str(folder / "models.json"), "--splits", "2"]
-    written = ["--json", str(folder / "splits.json"), "--markdown", str(folder / "splits.md")]
+    written = ["--json", str(folder / "splits.json"), "--out", str(folder / "tables")]
     outcomes.main([*options, "--cost-weights", "0.1", *written])
     found = json.loads((folder / "splits.json").read_text())
     first, second = found["results"]["0.1"]
@@ -78,11 +78,30 @@ def test_random_splits_hold_out_other_quarters(outcomes, folder):
     knn = found["means"]["0.1"]["knn"]
     leads = [one["systems"]["router"]["utility"] - one["systems"]["knn"]["utility"] for one in (first, second)]
     assert knn["router_ahead_in_utility"] == pytest.approx([sum(leads) / 2, min(leads), max(leads)])
-    lines = (folder / "splits.md").read_text().splitlines()
+    lines = (folder / "tables" / "outcomes.md").read_text().splitlines()
     assert len(lines) == 2 + len(found["means"]["0.1"])
     (line,) = [line for line in lines if line.startswith("| kNN |")]
     assert f"{100 * knn['utility']:.2f}" in line
     assert f"{100 * min(leads):+.2f}, {100 * max(leads):+.2f}" in line
+
+    line = (folder / "tables" / "outcomes_tasks.md").read_text().splitlines()[2]
+    shares = [one["found"] for one in found["tasks"]["0.1"]]
+    assert line.startswith(f"| 0.1 | {100 * sum(shares) / 2:.2f} |")
+
+
+def test_what_the_router_lacks_to_the_policy_that_is_told_the_task(outcomes, folder):
+    options = outcomes.argparse.Namespace(
+        train=None, table=folder / "all.jsonl", models=folder / "models.json", encoder="any", splits=1
+    )
+    (tree_file,) = outcomes.tree_files_of(options)
+    wrong = dataclasses.replace(tree_file.test, task=1 - tree_file.test.task)  # every task is found, and called wrong
+    params = outcomes.train_seeds(outcomes.ROUTER, tree_file.train, 2)
+    routes = outcomes.routes_of_seeds(outcomes.ROUTER, params, tree_file.test)
+    right = outcomes.recognition(tree_file, params, routes, 0.1)
+    assert right == {"found": 1.0, "behind_told_where_found": pytest.approx(0, abs=1e-6), "behind_told_elsewhere": 0.0}
+    found = outcomes.recognition(dataclasses.replace(tree_file, test=wrong), params, routes, 0.1)
+    assert found["found"] == 0
+    assert found["behind_told_elsewhere"] == pytest.approx(-1.0, abs=1e-6)  # told wrongly, it asks the other model
 
 
 def test_splits_hold_out_other_quarters_in_the_table_s_order(outcomes, folder):

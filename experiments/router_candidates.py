@@ -62,7 +62,6 @@ def _configs() -> dict[str, TrainConfig]:
         "router, no weight decay": dataclasses.replace(ROUTER, ppo=dataclasses.replace(FIT, weight_decay=0.0)),
         "regression, context in every layer": dataclasses.replace(ROUTER, network=reading),
         "exact gradient, task mixture": dataclasses.replace(EXACT, network=MIXTURE),
-        "exact gradient, context in every layer": dataclasses.replace(EXACT, network=reading),
         "PPO, task mixture": dataclasses.replace(PPO, network=MIXTURE),
         "PPO, signals, weight decay 1": dataclasses.replace(PPO, network=reading, ppo=PPOConfig(weight_decay=1.0)),
         "PPO, stopped after 50 updates": dataclasses.replace(PPO, num_updates=50),

@@ -107,7 +107,7 @@ def main_tables(experiment: Experiment) -> dict[str, Any]:
 
 
 def equal_costs(experiment: Experiment) -> dict[str, Any]:
-    """Hold the router against every system of cost weight 0 and of the main one, at that system's cost."""
+    """Hold the router against every system of the main cost weight, at that system's cost."""
 
     def outcomes(systems: Systems, name: str, tree: RouteTree, weight: float) -> RouteOutcomes:
         return outcomes_of(tree, systems[name], weight, weights=task_weights(tree))
@@ -116,22 +116,21 @@ def equal_costs(experiment: Experiment) -> dict[str, Any]:
     router_validation = {w: outcomes(s, "router", validation, w) for w, s in experiment.validation_systems.items()}
     router_test = {w: outcomes(s, "router", test, w) for w, s in experiment.test_systems.items()}
     found: dict[str, EqualCost] = {}
-    for weight in (0.0, MAIN_WEIGHT):
-        # Validation itself is routed with choices made on train.
-        fitted = baseline_routes(experiment.train, validation, cost_weight=weight, key=jax.random.key(0))
-        on_validation: Systems = experiment.validation_systems[weight] | fitted
-        for name in experiment.test_systems[weight]:
-            if name == "router" or name.startswith("oracle"):
-                continue
-            found[f"{name} @ {weight:g}"] = at_equal_cost(
+    # Validation itself is routed with choices made on train.
+    fitted = baseline_routes(experiment.train, validation, cost_weight=MAIN_WEIGHT, key=jax.random.key(0))
+    on_validation: Systems = experiment.validation_systems[MAIN_WEIGHT] | fitted
+    on_test = experiment.test_systems[MAIN_WEIGHT]
+    for name in on_test:
+        if name != "router" and not name.startswith("oracle"):
+            found[name] = at_equal_cost(
                 router_validation,
                 router_test,
-                system_validation=outcomes(on_validation, name, validation, weight),
-                system_scored=outcomes(experiment.test_systems[weight], name, test, weight),
+                system_validation=outcomes(on_validation, name, validation, MAIN_WEIGHT),
+                system_scored=outcomes(on_test, name, test, MAIN_WEIGHT),
             )
     rows = tuple(_equal_cost_row(name, one) for name, one in found.items())
     header = (
-        "system @ its cost weight",
+        "system",
         "its quality %",
         "its cost",
         "router's quality %",
@@ -143,10 +142,9 @@ def equal_costs(experiment: Experiment) -> dict[str, Any]:
 
 
 def _equal_cost_row(name: str, one: EqualCost) -> tuple[str, ...]:
-    system, _, weight = name.partition(" @ ")
     low, high = one.difference.quality_ci
     return (
-        f"{shown_name(system)} @ {weight}",
+        shown_name(name),
         f"{100 * one.system_quality:.1f}",
         f"{one.system_cost:.2f}",
         f"{100 * one.quality:.1f}",

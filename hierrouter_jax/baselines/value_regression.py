@@ -72,7 +72,7 @@ class _Seen:
         self.task = np.asarray(tree.task)
         self.is_there = np.asarray(tree.valid)[:, : table.legal.shape[1]]
         scale = 1 / np.sqrt(max(1, table.signals.shape[2]))
-        self.inputs = np.concatenate([table.context, table.signals * scale], axis=2, dtype=np.float64)
+        self.inputs = np.concatenate([table.context, table.signals * scale], axis=2, dtype=np.float32)
 
 
 def _infer_tasks(train: _Seen, seen: _Seen) -> Float[np.ndarray, "query task"]:

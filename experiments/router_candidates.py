@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from hierrouter_jax.agent.networks import RouterNetConfig, RouterParams, ensemble
 from hierrouter_jax.agent.router import greedy_routes
-from hierrouter_jax.routing.route_tree import RouteTree, rows_of_tree
+from hierrouter_jax.routing.route_tree import RouteTree, joined_trees, rows_of_tree
 from hierrouter_jax.routing.scores import RouteBatch, score_routes
 from hierrouter_jax.train.config import PPOConfig, TrainConfig
 from hierrouter_jax.train.kinds import with_kinds
@@ -23,22 +23,32 @@ from hierrouter_jax.train.make_train import make_train
 from hierrouter_jax.train.presets import PRESETS
 
 NUM_FOLDS = 5
+NUM_COPIES = 8  # of every query, with dropout
 ROUTER, PPO = PRESETS["task-mixture"], PRESETS["ppo"]
 MIXTURE, FIT = ROUTER.network, ROUTER.ppo
 EXACT = TrainConfig(learner="exact")
-FINE_TUNED = "router, then PPO"
 ENSEMBLE = "router, ensemble of the seeds"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A router that was tried. With `num_kinds` its tasks are found by clustering instead of named."""
+    """A router that was tried.
+
+    With `num_kinds` its tasks are found by clustering instead of named; `before` is what it is trained by first;
+    `dropout` is the share of a context's numbers that are hidden while it learns; with `is_question_apart` it reads the
+    question and the context so far side by side.
+    """
 
     config: TrainConfig
     num_kinds: int = 0
+    before: TrainConfig | None = None
+    dropout: float = 0.0
+    is_question_apart: bool = False
 
     def tree(self, tree: RouteTree) -> RouteTree:
-        """Return the train tree as this candidate learns from it."""
+        """Return the tree as this candidate sees it."""
+        if self.is_question_apart:
+            tree = with_question_apart(tree)
         return with_kinds(tree, self.num_kinds) if self.num_kinds else tree
 
 
@@ -46,6 +56,12 @@ def candidates() -> dict[str, Candidate]:
     """Return each candidate by its name in tables; the first is the router in use."""
     found = {name: Candidate(config=config) for name, config in _configs().items()}
     found["router, 12 kinds by clustering"] = Candidate(config=ROUTER, num_kinds=12)
+    short_ppo = dataclasses.replace(PPO, network=MIXTURE, num_updates=100)
+    found["router, then PPO"] = Candidate(config=short_ppo, before=ROUTER)
+    found["router, first at cost weight 0"] = Candidate(config=ROUTER, before=priced(ROUTER, 0.0))
+    found["router, question and context apart"] = Candidate(config=ROUTER, is_question_apart=True)
+    reading = dataclasses.replace(ROUTER, network=RouterNetConfig(reads_signals=True))
+    found["regression, context in every layer, dropout"] = Candidate(config=reading, dropout=0.3)
     return found
 
 
@@ -77,23 +93,14 @@ def priced(config: TrainConfig, cost_weight: float) -> TrainConfig:
 def train_seeds(config: TrainConfig, tree: RouteTree, num_seeds: int) -> RouterParams:
     """Return the routers of the first seeds, every leaf led by [seed]."""
     keys = jax.random.split(jax.random.key(config.seed), num_seeds)
-    return _trained(_at_no_price(config), tree, keys, _price(config), None)
-
-
-def fine_tune(config: TrainConfig, params: RouterParams, tree: RouteTree) -> RouterParams:
-    """Return routers trained on from `params`, every leaf led by [seed], by another learner."""
-    num_seeds = jax.tree.leaves(params)[0].shape[0]
-    keys = jax.random.split(jax.random.key(config.seed + 1), num_seeds)
-    return _trained(_at_no_price(config), tree, keys, _price(config), params)
+    return _trained(_at_no_price(config), tree, keys, _price(config))
 
 
 @partial(jax.jit, static_argnums=0)
-def _trained(
-    config: TrainConfig, tree: RouteTree, keys: jax.Array, cost_weight: jax.Array | None, params: RouterParams | None
-) -> RouterParams:
+def _trained(config: TrainConfig, tree: RouteTree, keys: jax.Array, cost_weight: jax.Array | None) -> RouterParams:
     """Train one router a key; compiled once for all cost weights and all trees of one shape."""
     train = make_train(config, tree)
-    return jax.vmap(lambda key, own: train(key, cost_weight, own).params)(keys, params)
+    return jax.vmap(lambda key: train(key, cost_weight).params)(keys)
 
 
 def _at_no_price(config: TrainConfig) -> TrainConfig:
@@ -122,17 +129,19 @@ def ensemble_routes(config: TrainConfig, params: RouterParams, tree: RouteTree) 
     return greedy_routes(ensemble(params), tree, allow_stop=config.allow_stop)
 
 
-def cross_validated(config: TrainConfig, tree: RouteTree, *, seed: int = 0) -> Float[np.ndarray, " query"]:
+def cross_validated(candidate: Candidate, tree: RouteTree, *, seed: int = 0) -> Float[np.ndarray, " query"]:
     """Return the utility of each query of `tree` by a router that was trained on the other folds.
 
     Up to `NUM_FOLDS - 1` queries are left out, so that folds are of one size and train side by side.
     """
+    config, tree = candidate.config, candidate.tree(tree)
     order = np.random.default_rng(seed).permutation(tree.num_queries)
     held = order[: tree.num_queries // NUM_FOLDS * NUM_FOLDS].reshape(NUM_FOLDS, -1)
     learned = np.stack([np.concatenate(np.delete(held, fold, axis=0)) for fold in range(NUM_FOLDS)])
     keys = jax.random.split(jax.random.key(config.seed), NUM_FOLDS)
+    folds = (tree, jnp.asarray(learned), jnp.asarray(held), keys)
     of_folds = _utility_of_folds(
-        _at_no_price(config), tree, jnp.asarray(learned), jnp.asarray(held), keys, _price(config)
+        dataclasses.replace(candidate, config=_at_no_price(config)), *folds, _price(config), config.cost_weight
     )
     found = np.asarray(of_folds, np.float64)
     return found.reshape(-1)[np.argsort(held.reshape(-1))]
@@ -140,24 +149,49 @@ def cross_validated(config: TrainConfig, tree: RouteTree, *, seed: int = 0) -> F
 
 @partial(jax.jit, static_argnums=0)
 def _utility_of_folds(
-    config: TrainConfig,
+    candidate: Candidate,
     tree: RouteTree,
     learned: jax.Array,
     held: jax.Array,
     keys: jax.Array,
     cost_weight: jax.Array | None,
+    price: jax.Array,
 ) -> jax.Array:
     """Return the utilities, [fold query], of the held queries by routers trained on the learned ones."""
-    price = config.cost_weight if cost_weight is None else cost_weight
-    asked = jnp.float32(price) if config.network.is_conditioned else None
+    config, before = candidate.config, candidate.before
+    asked = price if config.network.is_conditioned else None
 
     def utility(learn: jax.Array, judge: jax.Array, key: jax.Array) -> jax.Array:
-        params = make_train(config, rows_of_tree(tree, learn))(key, cost_weight).params
+        own = rows_of_tree(tree, learn)
+        if candidate.dropout:
+            own = with_dropout(own, key, candidate.dropout)
+        params = None if before is None else make_train(before, own)(key).params
+        params = make_train(config, own)(key, cost_weight, params).params
         judged = rows_of_tree(tree, judge)
         routes = greedy_routes(params, judged, allow_stop=config.allow_stop, cost_weight=asked)
         return score_routes(judged, routes, cost_weight=price).utility
 
     return jax.vmap(utility)(learned, held, keys)
+
+
+def with_question_apart(tree: RouteTree) -> RouteTree:
+    """Return the tree with contexts of twice the size: that of the question, and that of the node; of norm 1 again."""
+    question = jnp.broadcast_to(tree.context_row[:, :1], tree.context_row.shape)
+    halves = [tree.context[rows.reshape(-1)] for rows in (question, tree.context_row)]
+    rows = jnp.arange(tree.context_row.size).reshape(tree.context_row.shape)
+    return dataclasses.replace(tree, context=jnp.concatenate(halves, axis=1) / jnp.sqrt(2.0), context_row=rows)
+
+
+def with_dropout(tree: RouteTree, key: jax.Array, rate: float) -> RouteTree:
+    """Return `NUM_COPIES` copies of the queries, in each of which a share of every context's numbers is hidden.
+
+    What is left is scaled up (inverted dropout, Srivastava et al. 2014), so that the mean copy is the original.
+    """
+    copies = []
+    for own in jax.random.split(key, NUM_COPIES):
+        is_kept = jax.random.bernoulli(own, 1 - rate, tree.context.shape)
+        copies.append(dataclasses.replace(tree, context=jnp.where(is_kept, tree.context / (1 - rate), 0.0)))
+    return joined_trees(copies)
 
 
 def without_task(tree: RouteTree, task: int) -> RouteTree:

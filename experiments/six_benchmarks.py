@@ -24,15 +24,11 @@ import jax
 import numpy as np
 from router_candidates import (
     ENSEMBLE,
-    FINE_TUNED,
-    PPO,
     candidates,
     cross_validated,
     ensemble_routes,
-    fine_tune,
     of_task,
     priced,
-    routes_of_seeds,
     some_queries,
     trained_routes,
     without_task,
@@ -82,7 +78,7 @@ DRAWN = (
     "task_best_route",
     "oracle",
 )
-TRAIN_SIZES = (50, 100, 200, 400)  # and all
+TRAIN_SIZES = (100, 200, 400)  # and all
 FEW_SEEDS = 2  # of routers trained on other train rows
 
 
@@ -176,26 +172,24 @@ def ratios(experiment: Experiment) -> dict[str, Any]:
 def ablation(experiment: Experiment) -> dict[str, Any]:
     """Write what was tried: utility on train rows by cross-validation, by which things were kept.
 
-    Test rows were looked at for the router and PPO, which are in every table, and for what goes on from the router.
+    Test rows were looked at for the router and PPO, which are in every table, and for the ensemble.
     """
     train, test = experiment.train, experiment.test
     tried = candidates()
     folds: dict[str, np.ndarray] = {}
     with progress_bar("what was tried", len(tried)) as advance:
         for name, candidate in tried.items():
-            folds[name] = cross_validated(priced(candidate.config, MAIN_WEIGHT), candidate.tree(train))
+            priced_candidate = dataclasses.replace(candidate, config=priced(candidate.config, MAIN_WEIGHT))
+            folds[name] = cross_validated(priced_candidate, train)
             advance(1)
-    router, params = priced(LEARNED["router"], MAIN_WEIGHT), experiment.params[MAIN_WEIGHT]["router"]
-    ppo = dataclasses.replace(PPO, network=router.network, num_updates=100, cost_weight=MAIN_WEIGHT)
-    known = experiment.test_systems[MAIN_WEIGHT]
+    params, known = experiment.params[MAIN_WEIGHT]["router"], experiment.test_systems[MAIN_WEIGHT]
     systems: Systems = {name: known[name] for name in ("best_single", "oracle")}
-    systems[ENSEMBLE] = ensemble_routes(router, params, test)
-    systems[FINE_TUNED] = routes_of_seeds(ppo, fine_tune(ppo, params, train), test)
+    systems[ENSEMBLE] = ensemble_routes(LEARNED["router"], params, test)
     further = compare(test, systems, cost_weight=MAIN_WEIGHT, is_balanced=True)
-    on_test = {name: further.systems[name] for name in (ENSEMBLE, FINE_TUNED)}
+    on_test = {ENSEMBLE: further.systems[ENSEMBLE]}
     named = {"router": "router", "ppo": "PPO (the paper's learner)"}
     on_test |= {shown: experiment.on_test[MAIN_WEIGHT].systems[name] for name, shown in named.items()}
-    rows = [_ablation_row(name, folds, on_test.get(name)) for name in (*tried, ENSEMBLE, FINE_TUNED)]
+    rows = [_ablation_row(name, folds, on_test.get(name)) for name in (*tried, ENSEMBLE)]
     header = ("candidate", "utility %, folds of train", "less router [95%]", "utility %, test", "quality %", "cost")
     title = f"What was tried, cost weight {MAIN_WEIGHT:g}"
     experiment.write("ablation", Table(title=title, header=header, rows=tuple(rows)))

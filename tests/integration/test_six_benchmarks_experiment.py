@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 import router_candidates
@@ -15,7 +16,7 @@ import six_systems
 from hierrouter_jax.baselines.fixed import single_routes
 from hierrouter_jax.collect.tree_file import load_tree
 from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.routing.route_tree import rows_of_tree
+from hierrouter_jax.routing.route_tree import check_tree, rows_of_tree
 from hierrouter_jax.routing.scores import score_routes
 
 SMALL = six_benchmarks.TREE.parent / "small.npz"
@@ -43,7 +44,6 @@ def found(tree_file, tmp_path_factory):
     known = router_candidates.candidates()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(six_benchmarks, "load_tree", lambda path: tree_file)
-        patch.setattr(six_benchmarks, "PPO", SHORT)
         patch.setitem(six_systems.LEARNED, "ppo", SHORT)
         patch.setattr(six_systems, "FITTED_WEIGHTS", (0.0, 0.1))
         patch.setattr(six_benchmarks, "TRAIN_SIZES", (47,))
@@ -93,7 +93,7 @@ def test_a_benchmark_left_out_is_scored_alone_by_systems_that_never_saw_it(found
 
 def test_cross_validation_scores_each_query_by_a_router_that_did_not_see_it(tree_file):
     tree = tree_file.train
-    found = router_candidates.cross_validated(router_candidates.ROUTER, tree)
+    found = router_candidates.cross_validated(router_candidates.candidates()["router"], tree)
     assert found.shape == (tree.num_queries // 5 * 5,)
     order = np.random.default_rng(0).permutation(tree.num_queries)
     held = order[: len(found) // 5]
@@ -103,6 +103,43 @@ def test_cross_validation_scores_each_query_by_a_router_that_did_not_see_it(tree
     alone = score_routes(rows_of_tree(tree, held), routes, cost_weight=config.cost_weight).utility
     places = np.searchsorted(np.sort(order[: len(found)]), held)
     assert np.mean(found[places] == np.asarray(alone, np.float64)) > 0.8  # another seed, nearly the same routes
+
+
+def test_the_question_stands_beside_the_context(tree_file):
+    tree = rows_of_tree(tree_file.train, np.arange(5))
+    found = router_candidates.with_question_apart(tree)
+    for query, node in ((0, 0), (3, 2), (4, 12)):
+        own, question = (np.asarray(tree.context)[int(tree.context_row[query, at])] for at in (node, 0))
+        both = np.asarray(found.context)[int(found.context_row[query, node])]
+        np.testing.assert_allclose(both, np.concatenate([question, own]) / np.sqrt(2), rtol=1e-6)
+    check_tree(found)
+
+
+def test_dropout_hides_a_share_of_every_context_and_nothing_else(tree_file):
+    tree = rows_of_tree(tree_file.train, np.arange(7))
+    found = router_candidates.with_dropout(tree, jax.random.key(0), 0.3)
+    copies = router_candidates.NUM_COPIES
+    assert found.num_queries == 7 * copies
+    context = np.asarray(found.context).reshape(copies, *tree.context.shape)
+    assert np.mean(context == 0) == pytest.approx(0.3, abs=0.01)
+    whole = np.broadcast_to(tree.context, context.shape)
+    np.testing.assert_allclose(context[context != 0], (whole / 0.7)[context != 0], rtol=1e-6)
+    assert not np.array_equal(context[0] == 0, context[1] == 0)
+    np.testing.assert_array_equal(found.quality, np.tile(tree.quality, (copies, 1)))
+    np.testing.assert_array_equal(found.context_row[7:14], tree.context_row + len(tree.context))
+
+
+def test_a_candidate_goes_on_from_what_it_was_trained_by_first(tree_file):
+    still = dataclasses.replace(
+        router_candidates.ROUTER, num_updates=1, ppo=dataclasses.replace(router_candidates.FIT, learning_rate=1e-12)
+    )
+    first = router_candidates.priced(router_candidates.ROUTER, 0.1)
+    known = router_candidates.Candidate(config=first)
+    found = router_candidates.Candidate(config=still, before=first)
+    utilities = [router_candidates.cross_validated(one, tree_file.train) for one in (known, found)]
+    np.testing.assert_array_equal(*utilities)
+    alone = router_candidates.cross_validated(router_candidates.Candidate(config=still), tree_file.train)
+    assert np.mean(alone == utilities[0]) < 0.9
 
 
 def test_an_independent_oracle_is_what_products_say():

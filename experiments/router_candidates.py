@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from hierrouter_jax.agent.networks import RouterNetConfig, RouterParams, ensemble
 from hierrouter_jax.agent.router import greedy_routes
-from hierrouter_jax.routing.route_tree import RouteTree, joined_trees, rows_of_tree
+from hierrouter_jax.routing.route_tree import ROOT, RouteTree, joined_trees, rows_of_tree
 from hierrouter_jax.routing.scores import RouteBatch, score_routes
 from hierrouter_jax.train.config import PPOConfig, TrainConfig
 from hierrouter_jax.train.kinds import with_kinds
@@ -36,7 +36,7 @@ class Candidate:
 
     With `num_kinds` its tasks are found by clustering instead of named; `before` is what it is trained by first;
     `dropout` is the share of a context's numbers that are hidden while it learns; with `is_question_apart` it reads the
-    question and the context so far side by side.
+    question and the context so far side by side; with `is_solved_apart` later hops are asked the bare question.
     """
 
     config: TrainConfig
@@ -44,11 +44,14 @@ class Candidate:
     before: TrainConfig | None = None
     dropout: float = 0.0
     is_question_apart: bool = False
+    is_solved_apart: bool = False
 
     def tree(self, tree: RouteTree) -> RouteTree:
         """Return the tree as this candidate sees it."""
         if self.is_question_apart:
             tree = with_question_apart(tree)
+        if self.is_solved_apart:
+            tree = solved_apart(tree)
         return with_kinds(tree, self.num_kinds) if self.num_kinds else tree
 
 
@@ -60,6 +63,7 @@ def candidates() -> dict[str, Candidate]:
     found["router, then PPO"] = Candidate(config=short_ppo, before=ROUTER)
     found["router, first at cost weight 0"] = Candidate(config=ROUTER, before=priced(ROUTER, 0.0))
     found["router, question and context apart"] = Candidate(config=ROUTER, is_question_apart=True)
+    found["router, second hop solves apart"] = Candidate(config=ROUTER, is_solved_apart=True)
     reading = dataclasses.replace(ROUTER, network=RouterNetConfig(reads_signals=True))
     found["regression, context in every layer, dropout"] = Candidate(config=reading, dropout=0.3)
     return found
@@ -180,6 +184,18 @@ def with_question_apart(tree: RouteTree) -> RouteTree:
     halves = [tree.context[rows.reshape(-1)] for rows in (question, tree.context_row)]
     rows = jnp.arange(tree.context_row.size).reshape(tree.context_row.shape)
     return dataclasses.replace(tree, context=jnp.concatenate(halves, axis=1) / jnp.sqrt(2.0), context_row=rows)
+
+
+def solved_apart(tree: RouteTree) -> RouteTree:
+    """Return the tree as it is where every model is asked the bare question, whatever was answered before.
+
+    Generation is greedy, so a later hop then gives the model's first answer at its first cost.
+    """
+    first = 1 + (np.arange(tree.num_nodes) - 1) % tree.num_models
+    first[ROOT] = ROOT
+    return dataclasses.replace(
+        tree, **{name: getattr(tree, name)[:, first] for name in ("quality", "step_cost", "valid")}
+    )
 
 
 def with_dropout(tree: RouteTree, key: jax.Array, rate: float) -> RouteTree:

@@ -16,7 +16,7 @@ import six_systems
 from hierrouter_jax.baselines.fixed import single_routes
 from hierrouter_jax.collect.tree_file import load_tree
 from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.routing.route_tree import check_tree, rows_of_tree
+from hierrouter_jax.routing.route_tree import check_tree, node_of_path, path_of_node, rows_of_tree
 from hierrouter_jax.routing.scores import score_routes
 
 SMALL = six_benchmarks.TREE.parent / "small.npz"
@@ -112,6 +112,17 @@ def test_the_question_stands_beside_the_context(tree_file):
         own, question = (np.asarray(tree.context)[int(tree.context_row[query, at])] for at in (node, 0))
         both = np.asarray(found.context)[int(found.context_row[query, node])]
         np.testing.assert_allclose(both, np.concatenate([question, own]) / np.sqrt(2), rtol=1e-6)
+    check_tree(found)
+
+
+def test_solved_apart_a_second_answer_is_the_model_s_first(tree_file):
+    tree = tree_file.train
+    found = router_candidates.solved_apart(tree)
+    for node in range(1, tree.num_nodes):
+        first = node_of_path(3, path_of_node(3, node)[-1:])
+        np.testing.assert_array_equal(found.quality[:, node], tree.quality[:, first])
+        np.testing.assert_array_equal(found.step_cost[:, node], tree.step_cost[:, first])
+    np.testing.assert_array_equal(found.quality[:, 0], tree.quality[:, 0])
     check_tree(found)
 
 

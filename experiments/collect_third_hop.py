@@ -12,12 +12,12 @@ two-stage tree, and says whether a third hop pays.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from collect_six_benchmarks import CONFIG
+from command import run
 from jaxtyping import Bool
 from router_candidates import ROUTER, priced, routes_of_seeds, train_seeds
 
@@ -28,7 +28,7 @@ from hierrouter_jax.collect.deepened_tree import deepened_tree
 from hierrouter_jax.collect.outcomes import row_id_hash
 from hierrouter_jax.collect.tree_file import TreeFile, load_tree, save_tree
 from hierrouter_jax.core.atomic_files import require_writable
-from hierrouter_jax.core.errors import DataError, HierRouterError
+from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.encoder.joint import open_encoder
 from hierrouter_jax.llm.flax_engine import FlaxEngine
 from hierrouter_jax.llm.pool import load_pool
@@ -132,8 +132,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except HierRouterError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

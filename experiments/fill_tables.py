@@ -9,11 +9,12 @@ file's table; what followed it before, to the next blank line, goes.
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
+from command import run
+
 from hierrouter_jax.core.atomic_files import write_text_atomically
-from hierrouter_jax.core.errors import DataError, HierRouterError
+from hierrouter_jax.core.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"<!-- table: (\S+) -->")
@@ -53,8 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except HierRouterError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

@@ -23,7 +23,6 @@ import argparse
 import dataclasses
 import json
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command import run
 from rich.console import Console
 from router_candidates import PPO, ROUTER, priced, routes_of_seeds, train_seeds
 
@@ -41,7 +41,7 @@ from hierrouter_jax.collect.outcome_tree import outcome_tree_file, read_model_ca
 from hierrouter_jax.collect.tree_file import TreeFile, load_tree
 from hierrouter_jax.core.atomic_files import require_writable, write_text_atomically
 from hierrouter_jax.core.configs import to_json_dict
-from hierrouter_jax.core.errors import ConfigError, HierRouterError
+from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.progress import progress_bar
 from hierrouter_jax.encoder.joint import open_encoder
 from hierrouter_jax.evaluate.evaluate_run import evaluate_tree
@@ -235,8 +235,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except HierRouterError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

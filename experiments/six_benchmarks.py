@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from command import run
 from router_candidates import (
     ENSEMBLE,
     candidates,
@@ -49,7 +49,7 @@ from hierrouter_jax.baselines.registry import baseline_routes
 from hierrouter_jax.collect.tree_file import load_tree
 from hierrouter_jax.core.atomic_files import write_text_atomically
 from hierrouter_jax.core.configs import to_json_dict
-from hierrouter_jax.core.errors import ConfigError, HierRouterError
+from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.core.progress import progress_bar
 from hierrouter_jax.evaluate.bootstrap import BootstrapConfig, difference_interval
 from hierrouter_jax.evaluate.comparison import compare
@@ -316,8 +316,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except HierRouterError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

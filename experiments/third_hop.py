@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from command import run
 from rich.console import Console
 from router_candidates import ROUTER, priced, trained_routes
 
@@ -23,7 +23,6 @@ from hierrouter_jax.collect.deepened_tree import deepened_tree
 from hierrouter_jax.collect.tree_file import TreeFile, load_tree
 from hierrouter_jax.core.atomic_files import write_text_atomically
 from hierrouter_jax.core.configs import to_json_dict
-from hierrouter_jax.core.errors import HierRouterError
 from hierrouter_jax.evaluate.bootstrap import BootstrapConfig
 from hierrouter_jax.evaluate.comparison import difference
 from hierrouter_jax.evaluate.results import Difference
@@ -130,8 +129,4 @@ def _means(tree_file: TreeFile, cost_weight: float, pair: Sequence[RouteOutcomes
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except HierRouterError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

@@ -40,8 +40,7 @@ def fixed_routes(tree: RouteTree, path: Sequence[int]) -> RouteBatch:
             f"The route {tuple(path)} was not collected for {missing} of {tree.num_queries} queries; "
             "collect the missing nodes, or leave this baseline out."
         )
-    actions = [*path, *[tree.stop] * (tree.num_stages - len(path))]
-    return RouteBatch(actions=jnp.tile(jnp.asarray(actions, jnp.int32)[None], (tree.num_queries, 1)))
+    return RouteBatch(actions=jnp.tile(jnp.asarray(_actions(tree, path), jnp.int32)[None], (tree.num_queries, 1)))
 
 
 def single_routes(tree: RouteTree, model_index: int) -> RouteBatch:
@@ -97,8 +96,7 @@ def best_task_routes(
     train_task, task = np.asarray(train_tree.task), np.asarray(tree.task)
     for index in set(train_task.tolist()) & set(task.tolist()):
         paths[index] = _best_path(tree, seen.means(train_task == index, task == index), num_hops)
-    stops = [[*path, *[tree.stop] * (tree.num_stages - len(path))] for path in paths]
-    return RouteBatch(actions=jnp.asarray(np.array(stops, np.int32)[task]))
+    return RouteBatch(actions=jnp.asarray(np.array([_actions(tree, path) for path in paths], np.int32)[task]))
 
 
 class _Utilities:
@@ -145,6 +143,11 @@ def _best_path(tree: RouteTree, utilities: Float[np.ndarray, " node"], num_hops:
         if not np.isfinite(utilities).any():
             raise DataError(f"No route of {num_hops} hops was collected for every query; collect one, or ask for less.")
     return path_of_node(tree.num_models, int(utilities.argmax()))
+
+
+def _actions(tree: RouteTree, path: Sequence[int]) -> list[int]:
+    """Return the actions of a route: its models, then STOP to the last stage."""
+    return [*path, *[tree.stop] * (tree.num_stages - len(path))]
 
 
 def _is_complete(tree: RouteTree) -> Bool[np.ndarray, " node"]:

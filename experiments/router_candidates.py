@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from segment_attention import init_segment_attention
 
 from hierrouter_jax.agent.networks import RouterNetConfig, RouterParams, ensemble
 from hierrouter_jax.agent.router import greedy_routes
@@ -36,7 +37,8 @@ class Candidate:
 
     With `num_kinds` its tasks are found by clustering instead of named; `before` is what it is trained by first;
     `dropout` is the share of a context's numbers that are hidden while it learns; with `is_question_apart` it reads the
-    question and the context so far side by side; with `is_solved_apart` later hops are asked the bare question.
+    question and the context so far side by side; with `is_solved_apart` later hops are asked the bare question; with
+    `attends_segments` it reads question and responses apart, by attention, on a tree `segment_attention.with_segments`.
     """
 
     config: TrainConfig
@@ -45,6 +47,7 @@ class Candidate:
     dropout: float = 0.0
     is_question_apart: bool = False
     is_solved_apart: bool = False
+    attends_segments: bool = False
 
     def tree(self, tree: RouteTree) -> RouteTree:
         """Return the tree as this candidate sees it."""
@@ -67,6 +70,17 @@ def candidates() -> dict[str, Candidate]:
     reading = dataclasses.replace(ROUTER, network=RouterNetConfig(reads_signals=True))
     found["regression, context in every layer, dropout"] = Candidate(config=reading, dropout=0.3)
     return found
+
+
+def segment_candidates() -> dict[str, Candidate]:
+    """Return those that attend over segments."""
+    reading = dataclasses.replace(ROUTER, network=RouterNetConfig(reads_signals=True))
+    found = {
+        "regression, attention over segments, dropout": Candidate(config=reading, dropout=0.3),
+        "PPO, attention over segments": Candidate(config=dataclasses.replace(PPO, network=reading.network)),
+        "router, attention over segments": Candidate(config=ROUTER),
+    }
+    return {name: dataclasses.replace(one, attends_segments=True) for name, one in found.items()}
 
 
 def _configs() -> dict[str, TrainConfig]:
@@ -169,7 +183,11 @@ def _utility_of_folds(
         own = rows_of_tree(tree, learn)
         if candidate.dropout:
             own = with_dropout(own, key, candidate.dropout)
-        params = None if before is None else make_train(before, own)(key).params
+        params = None
+        if before is not None:
+            params = make_train(before, own)(key).params
+        if candidate.attends_segments:
+            params = init_segment_attention(config.network, own, key=key)
         params = make_train(config, own)(key, cost_weight, params).params
         judged = rows_of_tree(tree, judge)
         routes = greedy_routes(params, judged, allow_stop=config.allow_stop, cost_weight=asked)

@@ -29,10 +29,12 @@ from router_candidates import (
     ensemble_routes,
     of_task,
     priced,
+    segment_candidates,
     some_queries,
     trained_routes,
     without_task,
 )
+from segment_attention import ANSWERS, load_answers, with_segments
 from six_limits import limits
 from six_systems import (
     FITTED_WEIGHTS,
@@ -172,15 +174,21 @@ def ratios(experiment: Experiment) -> dict[str, Any]:
 def ablation(experiment: Experiment) -> dict[str, Any]:
     """Write what was tried: utility on train rows by cross-validation, by which things were kept.
 
-    Test rows were looked at for the router and PPO, which are in every table, and for the ensemble.
+    Test rows were looked at for the router and PPO, which are in every table, and for the ensemble. What attends over
+    segments is tried on the packaged tree alone, whose responses were encoded apart.
     """
     train, test = experiment.train, experiment.test
-    tried = candidates()
+    tried, segmented = candidates(), {}
+    answers = load_answers(ANSWERS, experiment.tree_file.outcomes["train"].row_id_hash)
+    if answers is not None:
+        segmented = segment_candidates()
+    tried |= segmented
     folds: dict[str, np.ndarray] = {}
     with progress_bar("what was tried", len(tried)) as advance:
         for name, candidate in tried.items():
             priced_candidate = dataclasses.replace(candidate, config=priced(candidate.config, MAIN_WEIGHT))
-            folds[name] = cross_validated(priced_candidate, train)
+            tree = train if answers is None or name not in segmented else with_segments(train, answers)
+            folds[name] = cross_validated(priced_candidate, tree)
             advance(1)
     params, known = experiment.params[MAIN_WEIGHT]["router"], experiment.test_systems[MAIN_WEIGHT]
     systems: Systems = {name: known[name] for name in ("best_single", "oracle")}

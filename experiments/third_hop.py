@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from command import run
+from later_answers import changes, changes_table
 from rich.console import Console
 from router_candidates import ROUTER, priced, trained_routes
 
@@ -28,7 +29,7 @@ from hierrouter_jax.evaluate.comparison import difference
 from hierrouter_jax.evaluate.results import Difference
 from hierrouter_jax.evaluate.route_outcomes import RouteOutcomes, outcomes_of, task_weights
 from hierrouter_jax.report.tables import Table, markdown_table, rich_table
-from hierrouter_jax.routing.route_tree import first_stages, node_parents, stage_slice
+from hierrouter_jax.routing.route_tree import first_stages
 from hierrouter_jax.routing.values import optimal_routes
 
 TREES = Path(__file__).resolve().parent / "trees"
@@ -56,35 +57,14 @@ def row_of(cost_weight: float, pair: Sequence[RouteOutcomes], gain: Difference) 
     return (f"{cost_weight:g}", *numbers, f"{100 * gain.utility:+.1f} [{low:+.1f}, {high:+.1f}]")
 
 
-def changes(tree_file: TreeFile, stage: int) -> dict[str, float]:
-    """Return, for all test answers of one stage, how many repeat the answer before, mend it, or spoil it."""
-    test, outcomes = tree_file.test, tree_file.outcomes["test"]
-    nodes = np.arange(test.num_nodes)[stage_slice(test.num_models, stage)]
-    parents = node_parents(test.num_models, test.num_stages)[nodes]
-    is_there = outcomes.valid[:, nodes]
-    own, before = outcomes.quality[:, nodes][is_there], outcomes.quality[:, parents][is_there]
-    repeats = (outcomes.answer_id[:, nodes] == outcomes.answer_id[:, parents])[is_there]
-    earlier = outcomes.quality[:, : nodes[0]].max(axis=1)
-    first_right = np.where(is_there, outcomes.quality[:, nodes], 0.0).max(axis=1) > earlier
-    return {
-        "answers": int(is_there.sum()),
-        "repeat the answer before, %": 100 * float(repeats.mean()),
-        "mend it": int(np.sum(own > before)),
-        "spoil it": int(np.sum(own < before)),
-        "questions answered better than ever before": int(first_right.sum()),
+def changes_by_hop(tree_file: TreeFile) -> Table:
+    """Return what answers to test questions do to those before them, by hop."""
+    test = tree_file.test
+    rows = {
+        str(stage): changes(tree_file.outcomes["test"], test.num_models, stage)
+        for stage in range(2, test.num_stages + 1)
     }
-
-
-def changes_table(tree_file: TreeFile) -> Table:
-    """Return what answers after the first do to those before them, by hop."""
-    stages = range(2, tree_file.test.num_stages + 1)
-    found = {stage: changes(tree_file, stage) for stage in stages}
-    header = ("hop", *next(iter(found.values())))
-    rows = [
-        (str(stage), *(f"{value:.1f}" if "%" in name else f"{value}" for name, value in own.items()))
-        for stage, own in found.items()
-    ]
-    return Table(title="What later answers change, test questions", header=header, rows=tuple(rows))
+    return changes_table(rows, title="What later answers change, test questions", name="hop")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Console().print(rich_table(table))
     options.out.mkdir(parents=True, exist_ok=True)
     write_text_atomically(options.out / "third_hop.md", markdown_table(table))
-    of_answers = changes_table(tree_file)
+    of_answers = changes_by_hop(tree_file)
     Console().print(rich_table(of_answers))
     write_text_atomically(options.out / "third_hop_answers.md", markdown_table(of_answers))
     write_text_atomically(options.out / "third_hop.json", json.dumps(found, indent=1) + "\n")

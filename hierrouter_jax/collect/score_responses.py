@@ -36,13 +36,15 @@ class StoredScore:
 
 Scorer = Callable[[TaskRow, str], AnswerScore]
 COMMIT_INTERVAL_S = 1.0
+# What is asked says nothing of how an answer is read.
+PROMPT_FILES = frozenset({"prompts.py", "prompt_forms.py", "prompt_texts.py", "later_hop_texts.py"})
 
 
 def version_of(scorer: Scorer, scorer_version: str | None) -> str:
     """Return the version under which the scores of `scorer` are kept.
 
-    That of the package's own scorer is the digest of the source of `tasks`: a changed extraction rule is never met
-    by scores of the old one. `ConfigError` when a scorer of another's comes without a version.
+    That of the package's own scorer is the digest of the source of `tasks`, prompts apart: a changed extraction rule is
+    never met by scores of the old one. `ConfigError` when a scorer of another's comes without a version.
     """
     if scorer_version is not None:
         return scorer_version
@@ -52,7 +54,8 @@ def version_of(scorer: Scorer, scorer_version: str | None) -> str:
             "ones; give any text, and another when the scorer changes."
         )
     folder = Path(hierrouter_jax.tasks.__file__).parent
-    sources = {str(file.relative_to(folder)): file.read_text("utf-8") for file in sorted(folder.rglob("*.py"))}
+    files = [file for file in sorted(folder.rglob("*.py")) if file.name not in PROMPT_FILES]
+    sources = {str(file.relative_to(folder)): file.read_text("utf-8") for file in files}
     return digest(sources)[:16]
 
 

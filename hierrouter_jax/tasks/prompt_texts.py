@@ -1,63 +1,20 @@
-r"""The words of every prompt, as data, by version. Nothing else in the package holds prompt text.
+r"""The words of every prompt, as data, by version; variants of later hops are in `later_hop_texts`.
 
 A prompt version is a `PromptSet`: for each form of answer a `FormTexts`. A version that trees were made with is never
 changed: copy it, change the copy, give it a new name in `PROMPT_SETS`, and the trees say by which version they were
 made.
 
-Templates are filled with `str.format`: {question}, {options} (lettered lines), {tests} (lines), {earlier} (the block
-of earlier answers) and, in `earlier_item`, {number} and {answer}. Literal braces are doubled.
+`prompt_forms` says how templates are filled.
 Every few-shot example was written for this package; none is a row of a benchmark.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.tasks.task_row import Form
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """One worked example: `response` is the text a model should give, `draft` what an earlier model may have given."""
-
-    question: str
-    response: str
-    draft: str
-    choices: tuple[str, ...] = ()
-    tests: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class FormTexts:
-    """The words for one form of answer, for both prompt styles and for the first and later hops.
-
-    chat:  system message (if any), then chat_first or chat_later as the user's message.
-    plain: plain_head, then plain_first or plain_later once an example followed by its response, then once the row.
-    """
-
-    plain_first: str
-    plain_later: str
-    earlier_item: str  # one earlier answer inside {earlier}
-    max_new_tokens: int
-    chat_first: str | None = None  # None: chat models are given the plain text as well
-    chat_later: str | None = None
-    system: str | None = None
-    plain_head: str = ""
-    plain_stop: tuple[str, ...] = ()
-    chat_stop: tuple[str, ...] = ()
-    response_lead: str = " "  # between an example's prompt and its response, where the prompt ends within a line
-    example_end: str = "\n\n"  # what separates the examples
-    examples: tuple[Example, ...] = ()
-    is_commented: bool = False  # the plain prompt is source code: earlier answers become comment lines
-    max_earlier_chars: int = 800  # a longer earlier answer loses its middle
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptSet:
-    """One version of all prompts."""
-
-    forms: dict[Form, FormTexts]
+from hierrouter_jax.tasks.later_hop_texts import solving_anew, that_refine, that_verify
+from hierrouter_jax.tasks.prompt_forms import Example, FormTexts, PromptSet
 
 
 def prompt_set(version: str) -> PromptSet:
@@ -276,5 +233,12 @@ _V2 = PromptSet(
     },
 )
 
-PROMPT_SETS: dict[str, PromptSet] = {"v1": _V1, "v2": _V2}
+# As v2 at the first hop; the later hops ask for something else.
+PROMPT_SETS: dict[str, PromptSet] = {
+    "v1": _V1,
+    "v2": _V2,
+    "v2-refine": that_refine(_V2),
+    "v2-verify": that_verify(_V2),
+    "v2-anew": solving_anew(_V2),
+}
 LATEST_PROMPT_VERSION = "v2"

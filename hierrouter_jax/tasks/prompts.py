@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from hierrouter_jax.core.text import GenerationRequest, Message, ModelCard, Prompt
 from hierrouter_jax.tasks.extraction import extract_letter
 from hierrouter_jax.tasks.program_extraction import extract_program, without_docstring
-from hierrouter_jax.tasks.prompt_texts import LATEST_PROMPT_VERSION, FormTexts, prompt_set
+from hierrouter_jax.tasks.prompt_forms import FormTexts
+from hierrouter_jax.tasks.prompt_texts import LATEST_PROMPT_VERSION, prompt_set
 from hierrouter_jax.tasks.task_row import LETTERS, TaskRow
 
 # How the middle of a long answer is shown as missing, and the share of the room that the beginning keeps: the end of
@@ -34,10 +35,13 @@ def task_request(
     texts = prompt_set(prompt_version).forms[row.form]
     is_chat = card.prompt_style == "chat" and texts.chat_first is not None
     options = tuple(f" {choice.strip()}" for choice in row.choices)
+    max_new_tokens = texts.max_new_tokens
+    if earlier and texts.later_max_new_tokens is not None:
+        max_new_tokens = texts.later_max_new_tokens
     return GenerationRequest(
         model=card.name,
         prompt=task_prompt(card, row, earlier, prompt_version=prompt_version),
-        max_new_tokens=min(texts.max_new_tokens, card.max_new_tokens),
+        max_new_tokens=min(max_new_tokens, card.max_new_tokens),
         stop=() if options else texts.chat_stop if is_chat else texts.plain_stop,
         options=options,
     )
@@ -88,7 +92,8 @@ def _plain_prompt(texts: FormTexts, row: TaskRow, shown: Sequence[str]) -> str:
     """Return few-shot text; with earlier answers each example shows an earlier answer of its own."""
     template = texts.plain_later if shown else texts.plain_first
     parts = [texts.plain_head]
-    for example in texts.examples:
+    examples = texts.later_examples if shown and texts.later_examples is not None else texts.examples
+    for example in examples:
         as_row = TaskRow(
             id="",
             task=row.task,

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from scripted_collection import last_word_score, make_rows
 
-from hierrouter_jax.collect.score_responses import StoredScore, missing_scores, score_missing, version_of
+from hierrouter_jax import tasks
+from hierrouter_jax.collect.score_responses import (
+    PROMPT_FILES,
+    StoredScore,
+    missing_scores,
+    score_missing,
+    version_of,
+)
 from hierrouter_jax.core.configs import digest
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.store.response_store import ResponseStore
@@ -76,3 +85,16 @@ def test_versions():
     assert len(version_of(score_answer, None)) == 16
     with pytest.raises(ConfigError, match="scorer_version"):
         version_of(last_word_score, None)
+
+
+def test_the_version_follows_what_reads_answers_and_not_what_asks(monkeypatch, tmp_path):
+    copy = tmp_path / "tasks"
+    shutil.copytree(Path(tasks.__file__).parent, copy)
+    monkeypatch.setattr(tasks, "__file__", str(copy / "__init__.py"))
+    before = version_of(score_answer, None)
+    for name in PROMPT_FILES:
+        assert (copy / name).is_file()
+        (copy / name).write_text("# other words\n")
+    assert version_of(score_answer, None) == before
+    (copy / "extraction.py").write_text("# other rules\n")
+    assert version_of(score_answer, None) != before

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import third_hop
+from later_answers import changes
 from synthetic_trees import random_tree
 
 from hierrouter_jax.collect.outcomes import field_dims, field_names
@@ -90,9 +91,7 @@ def test_routers_of_two_lengths_are_compared_on_one_tree(trees, tmp_path, capsys
 
 
 def test_later_answers_are_counted_against_those_before_them():
-    whole = load_tree(SMALL)
-    own = whole.outcomes["train"]  # more questions, some of which only a second answer gets right
-    tree_file = dataclasses.replace(whole, test=whole.train, outcomes={"test": own})
+    own = load_tree(SMALL).outcomes["train"]  # some of its questions only a second answer gets right
     count, repeat, mend, spoil, better = 0, 0, 0, 0, set()
     for query in range(144):
         for node in range(4, 13):
@@ -105,6 +104,6 @@ def test_later_answers_are_counted_against_those_before_them():
             spoil += own.quality[query, node] < own.quality[query, parent]
             if own.quality[query, node] > max(own.quality[query, :4]):
                 better.add(query)
-    found = list(third_hop.changes(tree_file, 2).values())
+    found = list(changes(own, 3, 2).values())
     assert found == [count, pytest.approx(100 * repeat / count), mend, spoil, len(better)]
     assert 0 < len(better) <= mend

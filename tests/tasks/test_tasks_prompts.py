@@ -191,7 +191,7 @@ def test_unknown_version():
 def all_examples():
     for prompts in PROMPT_SETS.values():
         for form, texts in prompts.forms.items():
-            for example in texts.examples:
+            for example in {*texts.examples, *(texts.later_examples or ())}:
                 yield form, example
 
 
@@ -202,6 +202,8 @@ def test_examples_answer_themselves_rightly():
             assert extract_number(example.response) == final.rstrip(".")
             for step in re.findall(r"([\d+*/ -]+)= (\d+)", working):
                 assert eval(step[0]) == int(step[1]), step
+        elif form == "choice":
+            assert {example.response, example.draft} <= set(example.choices)
         elif form != "open":
             begin = f"{example.question}\n" if form == "completion" else ""
             assert run_program(begin + example.response, example.tests).is_passed
@@ -214,6 +216,35 @@ def test_examples_show_right_and_wrong_drafts():
         for form in ("number", "program", "completion"):
             same = [example.draft.endswith(example.response) for example in prompts.forms[form].examples]
             assert (any(same) and not all(same)) or (not same and form == "completion"), (version, form)
+
+
+LATER_HOP_VERSIONS = ["v2-anew", "v2-refine", "v2-verify"]
+
+
+@every_form
+@every_style
+@pytest.mark.parametrize("version", LATER_HOP_VERSIONS)
+def test_versions_of_later_hops_share_the_first_hop_and_nothing_else(form, style, version):
+    row, first = ROWS[form], "an earlier answer"
+    assert task_request(card(style), row, prompt_version=version) == task_request(card(style), row, prompt_version="v2")
+    later = task_request(card(style), row, (first,), prompt_version=version)
+    text = as_text(later.prompt)
+    assert (first in text) == (version != "v2-anew")
+    assert row.question.strip() in text
+    assert all(test in text for test in row.tests) == (form != "completion")
+    others = [task_request(card(style), row, (first,), prompt_version=other).prompt for other in PROMPT_SETS]
+    assert sum(other == later.prompt for other in others) == 1
+    if form == "choice":
+        assert later.prompt.count("Options:") == 5
+        assert "A. x{0}\nB. y\nC. z\n" in later.prompt
+        assert later.prompt.endswith(":")
+
+
+def test_examples_of_choices_keep_and_replace_the_draft():
+    for version in LATER_HOP_VERSIONS:
+        same = [one.draft == one.response for one in prompt_set(version).forms["choice"].later_examples]
+        assert any(same)
+        assert not all(same)
 
 
 def test_examples_are_no_benchmark_rows(benchmarks_dir):

@@ -45,6 +45,7 @@ figures: $(RUN_STAMP)
 results: $(RUN_STAMP)
 	$(BIN)/python experiments/six_benchmarks.py --out docs/results/six_benchmarks
 	$(BIN)/python experiments/third_hop.py --out docs/results
+	$(BIN)/python experiments/later_hops.py --out docs/results
 	$(BIN)/python experiments/outcomes.py --out docs/results
 	$(BIN)/python experiments/fill_tables.py
 

@@ -77,7 +77,6 @@ def segment_candidates() -> dict[str, Candidate]:
     reading = dataclasses.replace(ROUTER, network=RouterNetConfig(reads_signals=True))
     found = {
         "regression, attention over segments, dropout": Candidate(config=reading, dropout=0.3),
-        "PPO, attention over segments": Candidate(config=dataclasses.replace(PPO, network=reading.network)),
         "router, attention over segments": Candidate(config=ROUTER),
     }
     return {name: dataclasses.replace(one, attends_segments=True) for name, one in found.items()}

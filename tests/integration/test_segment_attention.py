@@ -95,7 +95,7 @@ def test_the_value_is_that_of_numpy_and_absent_segments_are_not_seen(is_answered
     assert abs(value) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["router, attention over segments", "PPO, attention over segments"])
+@pytest.mark.parametrize("name", sorted(segment_candidates()))
 def test_candidates_learn_on_segments(name):
     _, _, found = segmented()
     candidate = segment_candidates()[name]

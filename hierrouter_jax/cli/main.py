@@ -39,10 +39,13 @@ COMMANDS = {
     "sweep": "every cost weight x seeds, trained as one program -> Pareto front, picture and table",
     "evaluate": "run, or tree alone -> table of the router and all baselines, with intervals",
     "route": "answer a question, or JSONL from standard input, through the trained router",
+    "crowd": "human-computation algorithms on models, routers and people",
     "report": "runs -> one self-contained page with figures",
     "bench": "throughput and latency, each beside a named peer in the same run",
 }
-COMPILING = frozenset({"quickstart", "pool", "collect", "outcomes", "train", "sweep", "evaluate", "route", "bench"})
+COMPILING = frozenset(
+    {"quickstart", "pool", "collect", "outcomes", "train", "sweep", "evaluate", "route", "crowd", "bench"}
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

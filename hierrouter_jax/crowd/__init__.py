@@ -1,0 +1,1 @@
+"""Human-computation algorithms whose workers are models, routers, endpoints, people, or a mix (arXiv:2307.10168)."""

@@ -1,0 +1,1 @@
+"""The published algorithms, one file each, as pure generators of sub-tasks."""

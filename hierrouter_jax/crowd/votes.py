@@ -1,0 +1,95 @@
+"""Votes between candidates: shown to every voter in an order of their own, decided by a stated rule."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hierrouter_jax.core.errors import ConfigError
+from hierrouter_jax.crowd.output_schemas import ChoiceSchema
+from hierrouter_jax.crowd.subtasks import Contribution, Input, Pipeline, SubTask, contributors, shuffled
+
+LABELS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """Something that is voted on, and who made it."""
+
+    text: str
+    by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteResult:
+    """Who won, by place among the candidates, and the votes of each."""
+
+    winner: int
+    counts: tuple[int, ...]
+    voters: tuple[str, ...]
+
+
+def vote(
+    candidates: Sequence[Candidate],
+    *,
+    name: str,
+    role: str,
+    instructions: str,
+    num_votes: int,
+    seed: int,
+    inputs: Mapping[str, Input] | None = None,
+    is_first_to: bool = False,
+    barred: Sequence[str] = (),
+) -> Pipeline:
+    """Return a pipeline that lets `num_votes` choose between candidates; nobody votes on work of their own.
+
+    The candidate with the most votes wins, of equals the one that stands first (an incumbent, if it is put there).
+    `is_first_to` asks no more than it must: voting ends once a candidate has more than half of `num_votes` (TurKit,
+    Little et al. 2010). A vote that nobody can use is missing; with none at all the vote fails. Returns a `VoteResult`.
+    Raises `ConfigError` for more candidates than there are labels.
+    """
+    if len(candidates) > len(LABELS):
+        raise ConfigError(f"A vote is between at most {len(LABELS)} candidates, but there are {len(candidates)}.")
+    if len(candidates) == 1:
+        return VoteResult(winner=0, counts=(0,), voters=())
+    counts: Counter[int] = Counter()
+    voters: list[str] = []
+    makers = {maker for candidate in candidates for maker in candidate.by}
+    needed = num_votes // 2 + 1
+    ask = needed if is_first_to else num_votes
+    round_number = 0
+    while ask > 0:
+        label = f"{name}/{round_number}/" + "/".join(candidate.text for candidate in candidates)
+        orders = [shuffled(range(len(candidates)), seed=seed, label=f"{label}/{slot}") for slot in range(ask)]
+        found = yield SubTask(
+            name=name,
+            role=role,
+            instructions=instructions,
+            inputs=dict(inputs or {}),
+            inputs_by_slot=tuple(_labelled(candidates, order) for order in orders),
+            schema=ChoiceSchema(options=tuple(LABELS[: len(candidates)])),
+            redundancy=ask,
+            barred=tuple(sorted({*makers, *barred})),
+            asked_before=tuple(voters),
+            min_contributions=0 if voters else 1,
+        )
+        counts.update(chosen(found, orders))
+        voters += contributors(found)
+        round_number += 1
+        is_decided = counts and max(counts.values()) >= needed
+        ask = 1 if is_first_to and not is_decided and round_number <= num_votes - needed else 0
+    return VoteResult(
+        winner=max(range(len(candidates)), key=lambda place: (counts[place], -place)),
+        counts=tuple(counts[place] for place in range(len(candidates))),
+        voters=tuple(voters),
+    )
+
+
+def chosen(found: Sequence[Contribution], orders: Sequence[Sequence[int]]) -> list[int]:
+    """Return the candidates that were voted for, from labels in each voter's own order."""
+    return [orders[one.slot][LABELS.index(one.value)] for one in found]
+
+
+def _labelled(candidates: Sequence[Candidate], order: Sequence[int]) -> dict[str, Input]:
+    return {label: candidates[place].text or "(empty)" for label, place in zip(LABELS, order, strict=False)}

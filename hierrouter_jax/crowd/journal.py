@@ -30,7 +30,8 @@ SCHEMA = (
     " created_s REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS crowd_answers (run TEXT NOT NULL, step TEXT NOT NULL, slot INTEGER NOT NULL,"
     " attempt INTEGER NOT NULL, asked TEXT NOT NULL, contributor TEXT NOT NULL, kin TEXT NOT NULL,"
-    " answer TEXT NOT NULL, value TEXT, refusal TEXT, cost REAL NOT NULL, created_s REAL NOT NULL,"
+    " answer TEXT NOT NULL, value TEXT, refusal TEXT, is_failure INTEGER NOT NULL, cost REAL NOT NULL,"
+    " created_s REAL NOT NULL,"
     " PRIMARY KEY (run, step, slot, attempt))",
     "CREATE TABLE IF NOT EXISTS crowd_tickets (run TEXT NOT NULL, step TEXT NOT NULL, slot INTEGER NOT NULL,"
     " role TEXT NOT NULL, subtask TEXT NOT NULL, lease_s REAL NOT NULL, cost REAL NOT NULL, opened_s REAL NOT NULL,"
@@ -53,7 +54,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came back for one slot: a value, or the reason why the text was refused."""
+    """What came back for one slot: a value, or the reason why there is none."""
 
     asked: str  # digest of the sub-task
     contributor: str
@@ -61,6 +62,7 @@ class Answer:
     text: str
     value: Any = None
     refusal: str | None = None
+    is_failure: bool = False  # nothing was said that could be refused
     cost: float = 0.0
 
 
@@ -138,7 +140,7 @@ class Journal:
     def answers(self, run: str) -> dict[tuple[str, int], list[Answer]]:
         """Return all answers of a run: by step and slot, those of its attempts in their order."""
         found: dict[tuple[str, int], list[Answer]] = {}
-        columns = "step, slot, asked, contributor, kin, answer, value, refusal, cost"
+        columns = "step, slot, asked, contributor, kin, answer, value, refusal, is_failure, cost"
         rows = self._all(f"SELECT {columns} FROM crowd_answers WHERE run = ? ORDER BY step, slot, attempt", (run,))
         for step, slot, *fields in rows:
             found.setdefault((step, slot), []).append(_answer(fields))
@@ -146,7 +148,7 @@ class Journal:
 
     def answers_at(self, place: Place) -> list[Answer]:
         """Return the answers of one slot."""
-        columns = "asked, contributor, kin, answer, value, refusal, cost"
+        columns = "asked, contributor, kin, answer, value, refusal, is_failure, cost"
         rows = self._all(
             f"SELECT {columns} FROM crowd_answers WHERE run = ? AND step = ? AND slot = ? ORDER BY attempt", _at(place)
         )
@@ -291,7 +293,7 @@ class Journal:
         # Not canonical: fields keep their order, so that a rerun sees the value that the first run saw.
         value = None if answer.refusal is not None else json.dumps(answer.value, allow_nan=False)
         self._connection.execute(
-            "INSERT OR IGNORE INTO crowd_answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO crowd_answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *_at(place),
                 attempt,
@@ -301,6 +303,7 @@ class Journal:
                 answer.text,
                 value,
                 answer.refusal,
+                int(answer.is_failure),
                 answer.cost,
                 self._clock(),
             ),
@@ -343,7 +346,7 @@ def _at(place: Place) -> tuple[str, str, int]:
 
 
 def _answer(fields: Sequence[Any]) -> Answer:
-    asked, contributor, kin, text, value, refusal, cost = fields
+    asked, contributor, kin, text, value, refusal, is_failure, cost = fields
     return Answer(
         asked=asked,
         contributor=contributor,
@@ -351,6 +354,7 @@ def _answer(fields: Sequence[Any]) -> Answer:
         text=text,
         value=None if value is None else json.loads(value),
         refusal=refusal,
+        is_failure=bool(is_failure),
         cost=cost,
     )
 

@@ -21,7 +21,7 @@ class Slot:
     place: Place
     contributor: Contributor | None  # None: a person, known once they answer
     number: int  # slots are asked in the order in which they were opened
-    refusals: list[str] = field(default_factory=list)
+    attempts: list[Answer] = field(default_factory=list)  # that gave nothing usable
     contribution: Contribution | None = None
     is_over: bool = False
 
@@ -73,8 +73,11 @@ def handed_over(asked: Asked, found: tuple[Contribution, ...]) -> Move:
     subtask = asked.subtask
     if len(found) >= subtask.min_contributions:
         return Move(asked.branch, found)
-    reasons = [slot.refusals[-1] for slot in asked.slots if slot.refusals]
-    why = f"; the last was refused because {reasons[-1]}" if reasons else ""
+    last = [slot.attempts[-1] for slot in asked.slots if slot.attempts]
+    why = ""
+    if last:
+        what = "the last attempt failed" if last[-1].is_failure else "the last was refused"
+        why = f"; {what} because {last[-1].refusal}"
     return Move(
         asked.branch,
         error=SubTaskFailedError(
@@ -87,13 +90,13 @@ def handed_over(asked: Asked, found: tuple[Contribution, ...]) -> Move:
 def ask_of(slot: Slot) -> Ask:
     """Return what a slot's contributor is asked next; its seed is that of the step, the contributor and the attempt."""
     assert slot.contributor is not None
-    identity = [slot.asked.digest, slot.place.step, slot.contributor.name, len(slot.refusals)]
+    identity = [slot.asked.digest, slot.place.step, slot.contributor.name, len(slot.attempts)]
     return Ask(
         subtask=slot.asked.subtask,
         slot=slot.place.slot,
         contributor=slot.contributor,
         seed=int(digest(identity)[:7], 16),
-        refusals=tuple(slot.refusals),
+        refusals=tuple(one.refusal for one in slot.attempts if one.refusal is not None and not one.is_failure),
     )
 
 
@@ -113,5 +116,6 @@ def answer_of(ask: Ask, reply: Reply, asked: str) -> Answer:
         text=text,
         value=value,
         refusal=refusal,
+        is_failure=reply.failure is not None,
         cost=reply.cost,
     )

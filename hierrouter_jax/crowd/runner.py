@@ -225,7 +225,7 @@ class Runner:
             asked.slots.append(slot)
             for answer in self._known.get((path, index), []):
                 self._take(slot, answer)
-            if slot.refusals and self._is_passed(branch):
+            if slot.attempts and self._is_passed(branch):
                 self._close(slot)
             if not slot.is_over:
                 if isinstance(worker, People):
@@ -281,7 +281,7 @@ class Runner:
         def on_reply(index: int, reply: Reply) -> None:
             slot = slots[index]
             answer = answer_of(asks[index], reply, slot.asked.digest)
-            self._journal.put(slot.place, len(slot.refusals), answer)
+            self._journal.put(slot.place, len(slot.attempts), answer)
             self._spent = self._spent.plus(answer.cost)
             self._take(slot, answer)
             self._tell()
@@ -310,8 +310,8 @@ class Runner:
             )
             self._close(slot)
             return
-        slot.refusals.append(answer.refusal)
-        if len(slot.refusals) >= self._crew.max_attempts:
+        slot.attempts.append(answer)
+        if len(slot.attempts) >= self._crew.max_attempts:
             self._close(slot)
 
     def _close(self, slot: Slot) -> None:

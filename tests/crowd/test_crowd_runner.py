@@ -14,7 +14,7 @@ from hierrouter_jax.crowd.output_schemas import YES_NO, NumberSchema, TextSchema
 from hierrouter_jax.crowd.runner import Crew, Runner
 from hierrouter_jax.crowd.subtasks import SubTask, SubTaskFailedError, Together, contributors, values
 from hierrouter_jax.crowd.workers.mix import Mix
-from hierrouter_jax.crowd.workers.worker import People
+from hierrouter_jax.crowd.workers.worker import People, Reply
 
 
 def number(name, **fields):
@@ -297,3 +297,30 @@ def test_a_person_s_answer_given_while_the_run_was_dead_is_not_asked_again(tmp_p
             journal.submit(journal.take_ticket(person), person, text=person, value=person)
         assert journal.take_ticket("carl") is None
     assert sorted(run_crew(pipeline(), crew, tmp_path).result) == ["ann", "bo"]
+
+
+def test_a_failure_is_an_attempt_and_no_refusal(tmp_path):
+    class Failing:
+        def __init__(self, num_failures):
+            self.asked, self.num_failures = [], num_failures
+
+        def assign(self, subtask, step):
+            return scripted(by_slot).assign(subtask, step)
+
+        def answer(self, asks, on_reply):
+            for index, ask in enumerate(asks):
+                self.asked.append(ask)
+                failed = len(self.asked) <= self.num_failures
+                on_reply(index, Reply(failure="nobody is there") if failed else Reply(text="13"))
+
+    def lone():
+        return (yield number("count"))[0].value
+
+    worker = Failing(2)
+    assert run_scripted(lone(), worker, tmp_path).result == 13
+    assert [ask.refusals for ask in worker.asked] == [(), (), ()]
+    assert len({ask.seed for ask in worker.asked}) == 3
+    outcome = run_scripted(lone(), Failing(9), tmp_path, run="silent")
+    assert outcome.status == "failed"
+    assert "got 0 of 1; the last attempt failed because nobody is there" in outcome.reason
+    assert run_scripted(lone(), Failing(0), tmp_path, run="silent").reason == outcome.reason

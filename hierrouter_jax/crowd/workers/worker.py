@@ -25,7 +25,7 @@ class Contributor:
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """One slot of a sub-task, asked of a contributor. `refusals` say why earlier answers of the slot were refused."""
+    """One slot of a sub-task, asked of a contributor. `refusals` say why earlier texts of the slot were refused."""
 
     subtask: SubTask
     slot: int

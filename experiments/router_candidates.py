@@ -24,7 +24,7 @@ from hierrouter_jax.train.make_train import make_train
 from hierrouter_jax.train.presets import PRESETS
 
 NUM_FOLDS = 5
-NUM_COPIES = 8  # of every query, with dropout
+NUM_COPIES = 4  # of every query, with dropout
 ROUTER, PPO = PRESETS["task-mixture"], PRESETS["ppo"]
 MIXTURE, FIT = ROUTER.network, ROUTER.ppo
 EXACT = TrainConfig(learner="exact")

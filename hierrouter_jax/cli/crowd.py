@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json as json_module
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +17,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from hierrouter_jax.cli.crowd_compare import (
-    AssignPeople,
-    CompareChain,
-    CompareWorkers,
-    ProbeInstructions,
-    run_assign,
-    run_compare,
-    run_matrix,
-    run_probe,
-)
-from hierrouter_jax.cli.crowd_openers import openers
 from hierrouter_jax.cli.crowd_progress import answers_status
 from hierrouter_jax.cli.crowd_work import DEFAULT_STORE, Work, work
 from hierrouter_jax.cli.output import print_lines, write_json
@@ -35,7 +25,6 @@ from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.crowd.budget import Budget
 from hierrouter_jax.crowd.crew import DEFAULT_CREW, load_crew
 from hierrouter_jax.crowd.journal import Journal
-from hierrouter_jax.crowd.open_crew import open_crew
 from hierrouter_jax.crowd.registry import ALGORITHMS, algorithm
 from hierrouter_jax.crowd.run_records import RunRecord, config_of, record_from_json
 from hierrouter_jax.crowd.runner import Runner, RunOutcome
@@ -101,15 +90,20 @@ Command = (
     | Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Resume, tyro.conf.subcommand("resume")]
     | Annotated[Work, tyro.conf.subcommand("work")]
-    | Annotated[CompareWorkers, tyro.conf.subcommand("matrix")]
-    | Annotated[CompareChain, tyro.conf.subcommand("compare")]
-    | Annotated[ProbeInstructions, tyro.conf.subcommand("probe")]
-    | Annotated[AssignPeople, tyro.conf.subcommand("assign")]
 )
-AnyCommand = List | Run | Resume | Work | CompareWorkers | CompareChain | ProbeInstructions | AssignPeople
+LIGHT = ("list", "run", "resume", "work")
 
 
-def run(command: AnyCommand) -> None:
+def command_for(arguments: Sequence[str]) -> Any:
+    """Return what may be asked for; comparisons, which draw and count, are imported where they may be meant."""
+    if arguments and arguments[0] in LIGHT:
+        return Command
+    from hierrouter_jax.cli import crowd_compare
+
+    return Command | crowd_compare.Command
+
+
+def run(command: Any) -> None:
     """Do what the subcommand says."""
     match command:
         case List():
@@ -118,17 +112,13 @@ def run(command: AnyCommand) -> None:
             _run(command)
         case Work():
             work(command)
-        case ProbeInstructions():
-            run_probe(command)
-        case CompareWorkers():
-            run_matrix(command)
-        case CompareChain():
-            run_compare(command)
-        case AssignPeople():
-            run_assign(command)
         case Resume():
             with Journal.existing(command.store) as journal:
                 _go_on(command, journal, command.run, record_from_json(journal.record(command.run)), command.store)
+        case _:
+            from hierrouter_jax.cli.crowd_compare import run_comparison
+
+            run_comparison(command)
 
 
 def _list(command: List) -> None:
@@ -192,6 +182,9 @@ def _input(command: Run) -> str:
 
 
 def _go_on(command: Run | Resume, journal: Journal, name: str, record: RunRecord, store_path: Path) -> None:
+    from hierrouter_jax.cli.crowd_openers import openers  # imports the models; other subcommands need none of them
+    from hierrouter_jax.crowd.open_crew import open_crew
+
     budget = Budget(max_calls=command.max_calls, max_cost=command.max_cost, max_wall_s=command.max_seconds)
     with ResponseStore(store_path) as store, openers(store_path) as opening:
         crew = open_crew(record.crew, store, opening, roles=record.roles)

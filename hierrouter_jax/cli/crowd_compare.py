@@ -12,6 +12,7 @@ import tyro
 
 from hierrouter_jax.cli.crowd_openers import openers
 from hierrouter_jax.cli.crowd_progress import answers_status
+from hierrouter_jax.cli.crowd_work import DEFAULT_STORE
 from hierrouter_jax.cli.output import print_lines, print_table, write_json
 from hierrouter_jax.core.atomic_files import atomic_write, require_writable, write_text_atomically
 from hierrouter_jax.core.configs import digest, from_json_dict, read_json, to_json_dict
@@ -56,7 +57,7 @@ class _Comparison:
     """Crew file (TOML) with the workers; by default all models of the packaged pool."""
     num_inputs: int | None = None
     """Only the first inputs."""
-    store: Path = Path("crowd.sqlite")
+    store: Path = DEFAULT_STORE
     """Response store with the journal: a comparison that was cut short goes on."""
     max_calls: int | None = None
     """Answers of one run at most."""
@@ -116,6 +117,27 @@ class AssignPeople:
     """Cost of one answer of theirs."""
     json: Path | None = None
     """Write the assignment there as JSON."""
+
+
+Command = (
+    Annotated[CompareWorkers, tyro.conf.subcommand("matrix")]
+    | Annotated[CompareChain, tyro.conf.subcommand("compare")]
+    | Annotated[ProbeInstructions, tyro.conf.subcommand("probe")]
+    | Annotated[AssignPeople, tyro.conf.subcommand("assign")]
+)
+
+
+def run_comparison(command: CompareWorkers | CompareChain | ProbeInstructions | AssignPeople) -> None:
+    """Do what the subcommand says."""
+    match command:
+        case ProbeInstructions():
+            run_probe(command)
+        case CompareWorkers():
+            run_matrix(command)
+        case CompareChain():
+            run_compare(command)
+        case AssignPeople():
+            run_assign(command)
 
 
 def run_matrix(command: CompareWorkers) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from hierrouter_jax.cli.accelerator import keep_compiled_programs
 from hierrouter_jax.cli.output import print_note
 from hierrouter_jax.cli.packaged import SMALL_POOL, packaged_file
 from hierrouter_jax.core.text import ModelCard
@@ -30,8 +31,10 @@ WRITTEN_SHARE = (
 def openers(store: Path) -> Iterator[Openers]:
     """Yield how workers are opened on this machine; what they opened is closed when the block ends.
 
-    Routers answer through the response store at `store`, as pools do.
+    Routers answer through the response store at `store`, as pools do. Compiled programs are kept, as other commands
+    keep them.
     """
+    keep_compiled_programs()
     with ExitStack() as opened:
 
         def engine(pool: str | None) -> TextEngine:

@@ -43,9 +43,7 @@ COMMANDS = {
     "report": "runs -> one self-contained page with figures",
     "bench": "throughput and latency, each beside a named peer in the same run",
 }
-COMPILING = frozenset(
-    {"quickstart", "pool", "collect", "outcomes", "train", "sweep", "evaluate", "route", "crowd", "bench"}
-)
+COMPILING = frozenset({"quickstart", "pool", "collect", "outcomes", "train", "sweep", "evaluate", "route", "bench"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

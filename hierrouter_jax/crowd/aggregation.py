@@ -22,6 +22,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from hierrouter_jax.core.errors import ConfigError, DataError
+from hierrouter_jax.crowd.votes import most_frequent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -234,7 +235,7 @@ def _plurality(labels: Sequence[Label]) -> dict[str, str]:
     given: dict[str, list[str]] = {}
     for one in labels:
         given.setdefault(one.item, []).append(one.value)
-    return {item: max(values, key=Counter(values).__getitem__) for item, values in given.items()}
+    return {item: most_frequent(values) for item, values in given.items()}
 
 
 def _dawid_skene_skills(errors: pd.DataFrame, priors: pd.Series) -> dict[str, float]:

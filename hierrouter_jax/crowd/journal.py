@@ -12,17 +12,18 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from hierrouter_jax.core.configs import canonical_json
-from hierrouter_jax.core.errors import DataError, HierRouterError, StorageError
+from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.crowd.subtasks import SubTask
 from hierrouter_jax.store.response_store import BUSY_TIMEOUT_S, ResponseStore
+from hierrouter_jax.store.sqlite_file import clear_errors, transaction
 
 JOURNAL_VERSION = 1
 SCHEMA = (
@@ -197,7 +198,7 @@ class Journal:
                         " WHERE run = ? AND step = ? AND slot = ?",
                         (person, until, *_at(ticket.place)),
                     )
-                    return _leased(ticket, person, until)
+                    return replace(ticket, holder=person, lease_until_s=until)
         return None
 
     def submit(self, ticket: Ticket, person: str, *, text: str, value: Any) -> bool:
@@ -313,32 +314,11 @@ class Journal:
         with self._clear_errors("reading"):
             return self._connection.execute(query, parameters).fetchall()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:  # a full disk may have rolled back by itself
-                self._connection.execute("ROLLBACK")
-            raise
+    def _transaction(self) -> AbstractContextManager[None]:
+        return transaction(self._connection)
 
-    @contextmanager
-    def _clear_errors(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except HierRouterError:
-            raise
-        except sqlite3.OperationalError as error:
-            raise StorageError(
-                f"{action.capitalize()} the journal in {self.path} failed: {error}. Free space, choose another place, "
-                "or wait for the other process; what was stored before is kept."
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise DataError(
-                f"{self.path} must be a response store, but SQLite says: {error}. Nothing was changed."
-            ) from error
+    def _clear_errors(self, action: str) -> AbstractContextManager[None]:
+        return clear_errors(action, "the journal in", self.path)
 
 
 def _at(place: Place) -> tuple[str, str, int]:
@@ -368,15 +348,4 @@ def _ticket(row: Sequence[Any]) -> Ticket:
         cost=cost,
         holder=holder,
         lease_until_s=lease_until_s,
-    )
-
-
-def _leased(ticket: Ticket, person: str, until_s: float) -> Ticket:
-    return Ticket(
-        place=ticket.place,
-        subtask=ticket.subtask,
-        lease_s=ticket.lease_s,
-        cost=ticket.cost,
-        holder=person,
-        lease_until_s=until_s,
     )

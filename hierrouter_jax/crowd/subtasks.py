@@ -125,6 +125,11 @@ Step = SubTask | Together
 Pipeline = Generator[Step, Any, Any]
 
 
+def alone(subtask: SubTask) -> Pipeline:
+    """Return a sub-task as a pipeline, which can run beside others; it returns the contributions."""
+    return (yield subtask)
+
+
 def values(contributions: Sequence[Contribution]) -> list[Any]:
     """Return the values alone."""
     return [one.value for one in contributions]
@@ -133,6 +138,14 @@ def values(contributions: Sequence[Contribution]) -> list[Any]:
 def contributors(contributions: Sequence[Contribution]) -> tuple[str, ...]:
     """Return who gave them, as `SubTask.barred` takes them: of a mix whose members agreed, each member."""
     return tuple(name for one in contributions for name in one.contributor.split(MIXED))
+
+
+def each_once(items: Sequence[str]) -> list[str]:
+    """Return the items without those that differ from an earlier one in case, spaces or a full stop alone."""
+    firsts: dict[str, str] = {}
+    for item in items:
+        firsts.setdefault(" ".join(item.casefold().split()).rstrip("."), item)
+    return list(firsts.values())
 
 
 def shuffled(items: Sequence[Any], *, seed: int, label: str) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.crowd.output_schemas import ChoiceSchema
@@ -93,3 +94,8 @@ def chosen(found: Sequence[Contribution], orders: Sequence[Sequence[int]]) -> li
 
 def _labelled(candidates: Sequence[Candidate], order: Sequence[int]) -> dict[str, Input]:
     return {label: candidates[place].text or "(empty)" for label, place in zip(LABELS, order, strict=False)}
+
+
+def most_frequent(answers: Sequence[Any]) -> Any:
+    """Return the answer given most often; of equals the one given first."""
+    return max(answers, key=Counter(answers).__getitem__)

@@ -15,7 +15,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +25,7 @@ from hierrouter_jax.core.errors import DataError, HierRouterError, StorageError
 from hierrouter_jax.core.text import EncodedRequest, Response
 from hierrouter_jax.store.merging import Conflict, MergeReport, differing_fields
 from hierrouter_jax.store.request_keys import request_identity
+from hierrouter_jax.store.sqlite_file import clear_errors, transaction
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x48525253  # "HRRS" in the file's header says that it is a store of ours
@@ -243,35 +244,11 @@ class ResponseStore:
         with self._clear_errors("writing"), self._transaction():
             return self._connection.executemany(statement, rows).rowcount
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:  # a full disk may have rolled back by itself
-                self._connection.execute("ROLLBACK")
-            raise
+    def _transaction(self) -> AbstractContextManager[None]:
+        return transaction(self._connection)
 
-    @contextmanager
-    def _clear_errors(self, action: str) -> Iterator[None]:
-        """Turn SQLite's errors into ours: what cannot be written, and what is not a store."""
-        try:
-            yield
-        except HierRouterError:
-            raise
-        except sqlite3.OperationalError as error:
-            raise StorageError(
-                f"{action.capitalize()} the response store {self.path} failed: {error}. Free space, "
-                "choose another place, or wait for the other process; what was stored before is "
-                "kept."
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise DataError(
-                f"{self.path} must be a response store, but SQLite says: {error}. Nothing was changed; "
-                "choose another path."
-            ) from error
+    def _clear_errors(self, action: str) -> AbstractContextManager[None]:
+        return clear_errors(action, "the response store", self.path)
 
 
 def _response_to_json(response: Response, request: EncodedRequest) -> str:

@@ -11,12 +11,13 @@ import pytest
 from crowd_runs import run_scripted, scripted
 
 from hierrouter_jax.core.errors import ConfigError, DataError
-from hierrouter_jax.crowd.algorithms.arithmetic import ArithmeticConfig, arithmetic, most_frequent, numbers_of
+from hierrouter_jax.crowd.algorithms.arithmetic import ArithmeticConfig, arithmetic, numbers_of
 from hierrouter_jax.crowd.algorithms.arithmetic import one_prompt as add_at_once
 from hierrouter_jax.crowd.algorithms.sorting import SortingConfig, items_of, sorting
 from hierrouter_jax.crowd.algorithms.sorting import one_prompt as sort_at_once
 from hierrouter_jax.crowd.algorithms.transcription import TranscriptionConfig, transcription
 from hierrouter_jax.crowd.algorithms.transcription import one_prompt as restore_at_once
+from hierrouter_jax.crowd.votes import most_frequent
 
 NUMBERS = [13, 29, 31, 7, 2, 41, 17]
 TEXT = " ".join(map(str, NUMBERS))

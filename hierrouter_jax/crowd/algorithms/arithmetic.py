@@ -8,14 +8,12 @@ With `is_tree` numbers are added in pairs, side by side, until one is left: fewe
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.crowd.output_schemas import NumberSchema
 from hierrouter_jax.crowd.subtasks import Pipeline, SubTask, Together, checked_text, values
+from hierrouter_jax.crowd.votes import most_frequent
 
 MAX_DIGITS = 250  # of a number; answers may have 300, and a sum is longer than what it is made of
 _BETWEEN = re.compile(r"[\s,;+]+")
@@ -93,9 +91,3 @@ def _added(first: int, second: int, config: ArithmeticConfig) -> Pipeline:
         redundancy=config.redundancy,
     )
     return most_frequent(values(found))
-
-
-def most_frequent(answers: Sequence[Any]) -> Any:
-    """Return the answer given most often; of equals the one given first."""
-    counts = Counter(answers)
-    return max(answers, key=lambda answer: counts[answer])

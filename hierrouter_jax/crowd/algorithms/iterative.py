@@ -9,13 +9,12 @@ item so far and votes on none. Where a creation or a vote has no usable answer, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.crowd.output_schemas import ItemsSchema, TextSchema
-from hierrouter_jax.crowd.subtasks import Pipeline, SubTask, SubTaskFailedError, checked_text, contributors
+from hierrouter_jax.crowd.subtasks import Pipeline, SubTask, SubTaskFailedError, checked_text, contributors, each_once
 from hierrouter_jax.crowd.votes import Candidate, vote
 
 
@@ -84,7 +83,7 @@ def one_prompt(goal: str, config: IterativeConfig) -> Pipeline:
         if is_list
         else TextSchema(max_chars=config.max_chars),
     )
-    return {"items": _each_once(found.value)} if is_list else {"text": found.value}
+    return {"items": each_once(found.value)} if is_list else {"text": found.value}
 
 
 def _created(goal: str, config: IterativeConfig, *, best: Candidate | None, redundancy: int = 1) -> Pipeline:
@@ -134,15 +133,7 @@ def _brainstorm(goal: str, config: IterativeConfig) -> Pipeline:
         except SubTaskFailedError as failure:
             problems.append(str(failure))
         else:
-            items = _each_once([*items, *found.value])
+            items = each_once([*items, *found.value])
     if not items:
         raise SubTaskFailedError(problems[0])
     return {"items": items, "problems": problems}
-
-
-def _each_once(items: Sequence[str]) -> list[str]:
-    """Return the items without those that differ from an earlier one in case, spaces or a full stop alone."""
-    firsts: dict[str, str] = {}
-    for item in items:
-        firsts.setdefault(" ".join(item.casefold().split()).rstrip("."), item)
-    return list(firsts.values())

@@ -26,6 +26,7 @@ from hierrouter_jax.crowd.subtasks import (
     Together,
     checked_text,
     contributors,
+    each_once,
     values,
 )
 
@@ -207,8 +208,7 @@ def _mapped(topic: str, heading: str, config: MapReduceConfig) -> Pipeline:
         ),
         redundancy=config.facts_per_heading,
     )
-    facts = [fact for own in values(found) for fact in own]
-    return list({" ".join(fact.casefold().split()).rstrip("."): fact for fact in reversed(facts)}.values())[::-1]
+    return each_once([fact for own in values(found) for fact in own])
 
 
 def _reduced(topic: str, heading: str, facts: list[str], config: MapReduceConfig) -> Pipeline:

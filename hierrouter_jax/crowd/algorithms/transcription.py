@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.crowd.algorithms.arithmetic import most_frequent
 from hierrouter_jax.crowd.output_schemas import TextSchema
 from hierrouter_jax.crowd.subtasks import Pipeline, SubTask, SubTaskFailedError, Together, checked_text, values
+from hierrouter_jax.crowd.votes import most_frequent
 
 
 @dataclass(frozen=True, kw_only=True)

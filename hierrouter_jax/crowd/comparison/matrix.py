@@ -18,7 +18,7 @@ from hierrouter_jax.crowd.comparison.grading import perfect_answer, step_score
 from hierrouter_jax.crowd.comparison.intervals import Estimate, mean_estimate
 from hierrouter_jax.crowd.registry import Algorithm
 from hierrouter_jax.crowd.runner import Crew, RunOutcome
-from hierrouter_jax.crowd.subtasks import Contribution, Pipeline, Step, SubTask, Together
+from hierrouter_jax.crowd.subtasks import Contribution, Pipeline, Step, SubTask, Together, alone
 from hierrouter_jax.crowd.workers.mix import worker_role
 from hierrouter_jax.crowd.workers.scripted_worker import ScriptedWorker
 
@@ -160,11 +160,7 @@ def _asked_of(worker: str, subtask: SubTask, redundancy: int) -> SubTask:
 
 
 def _ask_all(subtasks: Sequence[SubTask]) -> Pipeline:
-    return (yield Together([_one(subtask) for subtask in subtasks]))
-
-
-def _one(subtask: SubTask) -> Pipeline:
-    return (yield subtask)
+    return (yield Together([alone(subtask) for subtask in subtasks]))
 
 
 def _cell(

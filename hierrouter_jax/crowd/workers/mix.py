@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.crowd.subtasks import MIXED, Contribution, Pipeline, SubTask, SubTaskFailedError, Together, values
+from hierrouter_jax.crowd.subtasks import (
+    MIXED,
+    Contribution,
+    Pipeline,
+    SubTask,
+    SubTaskFailedError,
+    Together,
+    alone,
+    values,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,7 @@ def mixed_contributions(mix: Mix, subtask: SubTask) -> Pipeline:
     """
     asked = replace(subtask, min_contributions=1)
     groups = yield Together(
-        [_one(replace(asked, role=worker_role(member))) for member in mix.members], keeps_failures=True
+        [alone(replace(asked, role=worker_role(member))) for member in mix.members], keeps_failures=True
     )
     given = [one for group in groups if not isinstance(group, SubTaskFailedError) for one in group]
     by_slot = [[one for one in given if one.slot == slot] for slot in range(subtask.redundancy)]
@@ -75,10 +84,6 @@ def _together(slot: int, answers: Sequence[Contribution]) -> Contribution:
         value=answers[0].value,
         slot=slot,
     )
-
-
-def _one(subtask: SubTask) -> Pipeline:
-    return (yield subtask)
 
 
 def agree(answers: Sequence[Any]) -> bool:

@@ -240,6 +240,8 @@ def _comparison(command: _Comparison, names: tuple[str, ...] = (), *, roles: tup
     """Yield what a comparison works with. Runs are named after everything that they depend on."""
     found = algorithm(command.algorithm)
     config = config_of(found, command.options)
+    if command.num_inputs is not None and command.num_inputs < 1:
+        raise ConfigError(f"--num-inputs must be >= 1, but is {command.num_inputs}.")
     inputs = read_inputs(command.inputs)[: command.num_inputs]
     crew_config = DEFAULT_CREW if command.crew is None else load_crew(command.crew)
     if command.json is not None:

@@ -137,6 +137,10 @@ def test_compare_grades_and_judges(place):
         (["resume", "none"], "There is no store at crowd.sqlite"),
         (["matrix", "arithmetic", "--inputs", "none.jsonl"], "no file of inputs"),
         (["matrix", "arithmetic", "--inputs", "sums.jsonl", "--workers", "you"], "Workers must be of the crew"),
+        (
+            ["matrix", "arithmetic", "--inputs", "sums.jsonl", "--num-inputs", "0"],
+            "--num-inputs must be >= 1, but is 0",
+        ),
         (["matrix", "iterative", "--inputs", "sums.jsonl"], "Nothing says what a perfect worker answers"),
         (["assign", "--matrix", "sums.jsonl", "--budget", "1"], "must be a JSON"),
         (["probe", "arithmetic", "--inputs", "sums.jsonl", "--subtask", "add", "--phrasings", "no"], "does not exist"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import tyro
+from matplotlib.figure import Figure
 
 from hierrouter_jax.cli.crowd_openers import openers
 from hierrouter_jax.cli.crowd_progress import answers_status
@@ -32,13 +33,18 @@ from hierrouter_jax.crowd.runner import Crew, Runner, RunOutcome
 from hierrouter_jax.crowd.subtasks import Pipeline
 from hierrouter_jax.report.crowd_report import (
     assignment_table,
-    cells_figure,
+    chain_figure,
+    chain_page,
     chain_table,
+    has_estimates,
+    matrix_figure,
     matrix_page,
     matrix_table,
+    probe_figure,
+    probe_page,
     probe_table,
 )
-from hierrouter_jax.report.tables import markdown_table
+from hierrouter_jax.report.tables import Table, markdown_table
 from hierrouter_jax.report.themes import png_bytes
 from hierrouter_jax.store.response_store import ResponseStore
 
@@ -63,6 +69,8 @@ class _Comparison:
     """Answers of one run at most."""
     json: Path | None = None
     """Write the numbers there as JSON."""
+    out: Path | None = None
+    """A folder for table, picture, page and JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +83,6 @@ class CompareWorkers(_Comparison):
     """Who fills the roles before a step: "gold" (what the inputs say is right), or a crew file."""
     redundancy: int = 1
     """Answers of each worker to each sub-task."""
-    out: Path | None = None
-    """A folder for table, picture, page and JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,19 +159,14 @@ def run_matrix(command: CompareWorkers) -> None:
             run=opened.run,
             redundancy=command.redundancy,
         )
-    table = matrix_table(matrix)
-    print_table(table)
-    data = to_json_dict(matrix)
-    write_json(command.json, data)
-    if command.out is not None:
-        command.out.mkdir(parents=True, exist_ok=True)
-        stem = f"{matrix.algorithm}_matrix"
-        write_text_atomically(command.out / f"{stem}.md", markdown_table(table))
-        write_text_atomically(command.out / f"{stem}.html", matrix_page(matrix))
-        write_json(command.out / f"{stem}.json", data)
-        with atomic_write(command.out / f"{stem}.png") as file:
-            file.write(png_bytes(cells_figure(matrix.cells, title=table.title)))
-        print_lines([f"table, picture, page and numbers: {command.out}"])
+    _show(
+        command,
+        to_json_dict(matrix),
+        stem=f"{matrix.algorithm}_matrix",
+        table=matrix_table(matrix),
+        page=lambda: matrix_page(matrix),
+        figure=lambda: matrix_figure(matrix),
+    )
 
 
 def run_compare(command: CompareChain) -> None:
@@ -183,8 +184,15 @@ def run_compare(command: CompareChain) -> None:
             seed=command.seed,
         )
     name = "all models" if command.crew is None else command.crew.stem
-    print_table(chain_table([(name, comparison)]))
-    write_json(command.json, to_json_dict(comparison))
+    named = [(name, comparison)]
+    _show(
+        command,
+        to_json_dict(comparison),
+        stem=f"{comparison.algorithm}_compare",
+        table=chain_table(named),
+        page=lambda: chain_page(named),
+        figure=(lambda: chain_figure(named)) if has_estimates(named) else None,
+    )
 
 
 def run_probe(command: ProbeInstructions) -> None:
@@ -205,8 +213,14 @@ def run_probe(command: ProbeInstructions) -> None:
             run=opened.run,
             redundancy=command.redundancy,
         )
-    print_table(probe_table(probe))
-    write_json(command.json, to_json_dict(probe))
+    _show(
+        command,
+        to_json_dict(probe),
+        stem=f"{probe.algorithm}_probe_{probe.subtask}",
+        table=probe_table(probe),
+        page=lambda: probe_page(probe),
+        figure=lambda: probe_figure(probe),
+    )
 
 
 def run_assign(command: AssignPeople) -> None:
@@ -221,6 +235,30 @@ def run_assign(command: AssignPeople) -> None:
     )
     print_table(assignment_table(assignment))
     write_json(command.json, to_json_dict(assignment))
+
+
+def _show(
+    command: _Comparison,
+    data: dict[str, Any],
+    *,
+    stem: str,
+    table: Table,
+    page: Callable[[], str],
+    figure: Callable[[], Figure] | None,
+) -> None:
+    """Print the table, and write what was asked for."""
+    print_table(table)
+    write_json(command.json, data)
+    if command.out is None:
+        return
+    command.out.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(command.out / f"{stem}.md", markdown_table(table))
+    write_text_atomically(command.out / f"{stem}.html", page())
+    write_json(command.out / f"{stem}.json", data)
+    if figure is not None:
+        with atomic_write(command.out / f"{stem}.png") as file:
+            file.write(png_bytes(figure()))
+    print_lines([f"table, picture, page and numbers: {command.out}"])
 
 
 class _Opened(NamedTuple):

@@ -220,12 +220,20 @@ class SpansSchema:
         return [list(span) for span in spans[: self.max_spans]]
 
     def _place(self, line: str) -> tuple[int, int]:
-        """Return the passage that a line quotes; an occurrence is counted wherever it begins, be it in another."""
-        readings = [(quote, number) for quote, number in _quotations(line) if quote and quote in self.text]
-        if not readings:
+        """Return the passage that a line quotes; an occurrence is counted wherever it begins, be it in another.
+
+        A quotation that is in the text nowhere as it stands may differ from it in case.
+        """
+        quotations = [(quote, number) for quote, number in _quotations(line) if quote]
+        readings = (
+            (quote, number, starts)
+            for flags in (re.NOFLAG, re.IGNORECASE)
+            for quote, number in quotations
+            if (starts := [found.start() for found in re.finditer(f"(?={re.escape(quote)})", self.text, flags)])
+        )
+        if (reading := next(readings, None)) is None:
             raise Refused(f"a passage must be quoted word for word, but {_shortened(line)} is not in the text")
-        quote, number = readings[0]
-        starts = [found.start() for found in re.finditer(f"(?={re.escape(quote)})", self.text)]
+        quote, number, starts = reading
         if number is None and len(starts) > 1:
             raise Refused(
                 f"{_shortened(quote)} occurs {len(starts)} times; quote more around it, or add #1 to #{len(starts)}"

@@ -10,35 +10,61 @@ from hierrouter_jax.crowd.output_schemas import (
     NumberSchema,
     Schema,
     SpansSchema,
+    TextSchema,
 )
-from hierrouter_jax.crowd.subtasks import Input, SubTask
+from hierrouter_jax.crowd.subtasks import Example, Input, SubTask
 
-CROWD_PROMPT_VERSION = 1  # raised when any text below changes
+CROWD_PROMPT_VERSION = 2  # raised when any text below changes
 CHARS_PER_TOKEN = 3  # a cautious mean, for budgets
+ANSWER = "Answer:"
+_QUOTE = '"'
 
 
 def subtask_text(subtask: SubTask, slot: int, *, persona: str = "", refusals: tuple[str, ...] = ()) -> str:
-    """Return one slot of a sub-task in words: instructions, inputs, the format, why the last answer was refused."""
+    """Return one slot of a sub-task in words: instructions, inputs, the format, why the last answer was refused.
+
+    With examples the format stands before them, and the inputs, which look as theirs do, come last.
+    """
+    refused = f"An earlier answer was refused: {refusals[-1]}." if refusals else ""
     shown = [_shown(name, value) for name, value in subtask.inputs_of(slot).items()]
-    parts = [persona, subtask.instructions, *shown]
-    if refusals:
-        parts.append(f"An earlier answer was refused: {refusals[-1]}.")
-    return "\n\n".join([part for part in parts if part] + [subtask.schema.format_line()])
+    head, form = [persona, subtask.instructions], subtask.schema.format_line()
+    if subtask.examples:
+        parts = [*head, form, *map(_example, subtask.examples), refused, "\n".join(shown)]
+    else:
+        parts = [*head, *shown, refused, form]
+    return "\n\n".join(part for part in parts if part)
 
 
 def subtask_prompt(
     style: PromptStyle, subtask: SubTask, slot: int, *, persona: str = "", refusals: tuple[str, ...] = ()
 ) -> Prompt:
-    """Return the prompt for a model: a user's message, or for a base model text that an answer continues."""
+    """Return the prompt for a model: a user's message, or text that an answer continues.
+
+    It is text for a base model, for choices and numbers, and wherever there are examples: small chat models go on with
+    a pattern better than they take one up from a message (docs/crowd.md has the figures).
+    """
     text = subtask_text(subtask, slot, persona=persona, refusals=refusals)
-    if style == "chat" and not isinstance(subtask.schema, ChoiceSchema):
+    if style == "chat" and not is_continued(subtask):
         return (Message(role="user", content=text),)
-    return f"{text}\n\nAnswer:"
+    return text + _cue(subtask)
 
 
-def plain_stop(schema: Schema) -> tuple[str, ...]:
-    """Return where a base model's answer ends; it would go on with a question of its own."""
-    return ("\n\n",) if not isinstance(schema, NumberSchema) else ("\n",)
+def is_continued(subtask: SubTask) -> bool:
+    """Say whether a sub-task is put to chat models too as text that an answer continues."""
+    return bool(subtask.examples) or isinstance(subtask.schema, ChoiceSchema | NumberSchema)
+
+
+def plain_stop(subtask: SubTask) -> tuple[str, ...]:
+    """Return where the answer that continues a text ends; a model would go on with a question of its own."""
+    schema = subtask.schema
+    is_line = isinstance(schema, NumberSchema) or (isinstance(schema, TextSchema) and schema.is_one_line)
+    return (*((_QUOTE + "\n",) if _is_quoted(subtask) else ()), "\n" if is_line else "\n\n")
+
+
+def without_cue(subtask: SubTask, text: str) -> str:
+    """Return an answer that continued a text without what the cue had it end with."""
+    text = text.strip()
+    return text.removesuffix(_QUOTE).strip() if _is_quoted(subtask) else text
 
 
 def token_budget(schema: Schema) -> int:
@@ -58,7 +84,24 @@ def token_budget(schema: Schema) -> int:
             return min(384, 8 + schema.max_chars // CHARS_PER_TOKEN)
 
 
+def _is_quoted(subtask: SubTask) -> bool:
+    return isinstance(subtask.schema, TextSchema) and not subtask.examples
+
+
+def _cue(subtask: SubTask) -> str:
+    """Return what an answer continues. A base model that is left to begin by itself begins with an empty line."""
+    if subtask.examples:
+        return f"\n{ANSWER}"
+    if _is_quoted(subtask):
+        return f"\n\n{ANSWER} {_QUOTE}"
+    return f"\n\n{ANSWER}" + ("" if isinstance(subtask.schema, ChoiceSchema | NumberSchema) else "\n")
+
+
 def _shown(name: str, value: Input) -> str:
     if isinstance(value, str):
         return f"{name}:\n{value}" if "\n" in value or len(value) > 60 else f"{name}: {value}"
     return "\n".join([f"{name}:", *(f"{number}. {item}" for number, item in enumerate(value, start=1))])
+
+
+def _example(example: Example) -> str:
+    return "\n".join([*(_shown(name, value) for name, value in example.inputs.items()), f"{ANSWER} {example.answer}"])

@@ -27,13 +27,22 @@ class SubTaskFailedError(DataError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Example:
+    """A sub-task like the one that is asked, and its answer as a worker writes it."""
+
+    inputs: Mapping[str, Input]
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class SubTask:
     """One thing asked of `redundancy` workers of a role.
 
     `inputs` are shown under their names, in their order; `inputs_by_slot`, where given, adds what each slot sees alone,
     such as options in an order of its own. `barred` are contributors who may not answer, such as those
     whose work is judged; `asked_before` are those who have answered it already and are not asked twice, while others
-    of their kin may be asked. With fewer than `min_contributions` usable answers the sub-task fails.
+    of their kin may be asked. With fewer than `min_contributions` usable answers the sub-task fails. `examples` are
+    shown before the inputs.
     """
 
     name: str
@@ -46,6 +55,7 @@ class SubTask:
     barred: tuple[str, ...] = ()
     asked_before: tuple[str, ...] = ()
     min_contributions: int = 1
+    examples: tuple[Example, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what nobody could answer."""
@@ -83,6 +93,7 @@ class SubTask:
             "barred": list(self.barred),
             "asked_before": list(self.asked_before),
             "min_contributions": self.min_contributions,
+            "examples": [[list(map(list, one.inputs.items())), one.answer] for one in self.examples],
         }
 
     @classmethod
@@ -92,7 +103,8 @@ class SubTask:
         fields["schema"] = schema_from_json(fields["schema"])
         fields["inputs"] = dict(fields["inputs"])
         fields["inputs_by_slot"] = tuple(dict(own) for own in fields["inputs_by_slot"])
-        fields["barred"], fields["asked_before"] = tuple(fields["barred"]), tuple(fields.get("asked_before", ()))
+        fields["barred"], fields["asked_before"] = tuple(fields["barred"]), tuple(fields["asked_before"])
+        fields["examples"] = tuple(Example(inputs=dict(inputs), answer=answer) for inputs, answer in fields["examples"])
         return cls(**fields)
 
     def digest(self) -> str:
@@ -128,6 +140,11 @@ Pipeline = Generator[Step, Any, Any]
 def alone(subtask: SubTask) -> Pipeline:
     """Return a sub-task as a pipeline, which can run beside others; it returns the contributions."""
     return (yield subtask)
+
+
+def side_by_side(branches: Sequence[Pipeline]) -> Pipeline:
+    """Return pipelines as one, which returns what each returned, or the `SubTaskFailedError` that it ended with."""
+    return (yield Together(branches, keeps_failures=True))
 
 
 def values(contributions: Sequence[Contribution]) -> list[Any]:

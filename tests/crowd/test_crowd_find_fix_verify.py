@@ -13,10 +13,8 @@ from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.crowd.algorithms.find_fix_verify import (
     ROLES,
     FindFixVerifyConfig,
-    agreed_patches,
     find_fix_verify,
     one_prompt,
-    pick_for_length,
 )
 from hierrouter_jax.crowd.runner import Crew
 

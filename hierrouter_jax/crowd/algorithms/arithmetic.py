@@ -8,9 +8,11 @@ With `is_tree` numbers are added in pairs, side by side, until one is left: fewe
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hierrouter_jax.core.errors import ConfigError, DataError
+from hierrouter_jax.crowd.algorithms.examples import ADD, ADD_ALL, MAX_EXAMPLES
 from hierrouter_jax.crowd.output_schemas import NumberSchema
 from hierrouter_jax.crowd.subtasks import Pipeline, SubTask, Together, checked_text, values
 from hierrouter_jax.crowd.votes import most_frequent
@@ -25,13 +27,16 @@ class ArithmeticConfig:
 
     redundancy: int = 1
     is_tree: bool = False
-    add: str = "Add these two numbers."
-    add_all: str = "Add all of these numbers."
+    num_examples: int = MAX_EXAMPLES  # that a worker is shown at most
+    add: str = "Add the two numbers."
+    add_all: str = "Add all of the numbers."
 
     def __post_init__(self) -> None:
         """Refuse a step that nobody is asked."""
         if self.redundancy < 1:
             raise ConfigError(f"redundancy must be >= 1, but is {self.redundancy}.")
+        if self.num_examples < 0:
+            raise ConfigError(f"num_examples must be >= 0, but is {self.num_examples}.")
 
 
 ROLES = ("add",)
@@ -75,8 +80,9 @@ def one_prompt(text: str, config: ArithmeticConfig) -> Pipeline:
         name="one-prompt",
         role="one_prompt",
         instructions=config.add_all,
-        inputs={"numbers": " + ".join(str(number) for number in numbers)},
+        inputs={"sum": _shown(numbers)},
         schema=NumberSchema(),
+        examples=ADD_ALL[: config.num_examples],
     )
     return {"sum": found.value}
 
@@ -86,8 +92,13 @@ def _added(first: int, second: int, config: ArithmeticConfig) -> Pipeline:
         name="add",
         role="add",
         instructions=config.add,
-        inputs={"first number": str(first), "second number": str(second)},
+        inputs={"sum": _shown([first, second])},
         schema=NumberSchema(),
+        examples=ADD[: config.num_examples],
         redundancy=config.redundancy,
     )
     return most_frequent(values(found))
+
+
+def _shown(numbers: Sequence[int]) -> str:
+    return " + ".join(str(number) for number in numbers)

@@ -21,6 +21,16 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from hierrouter_jax.core.errors import ConfigError
+from hierrouter_jax.crowd.algorithms.examples import (
+    FIND_LONG,
+    FIND_WRONG,
+    FIX_LONG,
+    FIX_WRONG,
+    MAX_EXAMPLES,
+    PROOFREAD_ALL,
+    SHORTEN_ALL,
+)
+from hierrouter_jax.crowd.algorithms.patches import agreed_patches, pick_for_length
 from hierrouter_jax.crowd.output_schemas import YES, YES_NO, SpansSchema, TextSchema
 from hierrouter_jax.crowd.subtasks import (
     Input,
@@ -56,6 +66,7 @@ class FindFixVerifyConfig:
     max_flagged: float = 0.5  # shorten: a rewrite is kept when each share of flags is under this
     min_positive: float = 0.3  # proofread: a rewrite is kept at this share of yes or more
     target_share: float = 0.85  # shorten: the length that is wanted, as a share of the text's
+    num_examples: int = MAX_EXAMPLES  # that a worker is shown at most
     seed: int = 0
     find_long: str = "Find passages of this paragraph that can be made shorter without changing what it says."
     find_wrong: str = "Find passages of this paragraph with mistakes in spelling, grammar or style."
@@ -70,6 +81,7 @@ class FindFixVerifyConfig:
     def __post_init__(self) -> None:
         """Refuse numbers that leave nothing to do."""
         least = {"num_extra_finders": 0, "min_spans": 0, "max_spans": max(1, self.min_spans), "max_growth_chars": 0}
+        least |= {"num_examples": 0}
         for name in ("num_finders", "large_text_chars", "num_fixers", "num_verifiers", *least):
             if getattr(self, name) < least.get(name, 1):
                 raise ConfigError(f"{name} must be >= {least.get(name, 1)}, but is {getattr(self, name)}.")
@@ -146,60 +158,9 @@ def one_prompt(text: str, config: FindFixVerifyConfig) -> Pipeline:
             max_chars=len(text) + config.max_growth_chars,
             shorter_than=text if is_shorter else None,
         ),
+        examples=(SHORTEN_ALL if is_shorter else PROOFREAD_ALL)[: config.num_examples],
     )
     return {"text": found.value}
-
-
-def agreed_patches(
-    spans_by_worker: Sequence[Sequence[Sequence[int]]], num_workers: int, min_agreement: float
-) -> list[tuple[int, int]]:
-    """Return the passages [start, end) that enough of `num_workers` agree on, in the order of the text.
-
-    A character is agreed on when max(1, ceil(min_agreement * num_workers)) workers have marked it. Every mark with an
-    agreed character counts; those that count are joined where they share a character, and each union is a patch.
-    """
-    needed = max(1, math.ceil(Fraction(str(min_agreement)) * num_workers))
-    marks = sorted({(start, end) for spans in spans_by_worker for start, end in spans})
-    num_by_char = [0] * max((end for _, end in marks), default=0)
-    for spans in spans_by_worker:
-        for place in {place for start, end in spans for place in range(start, end)}:
-            num_by_char[place] += 1
-    agreed = [mark for mark in marks if any(num >= needed for num in num_by_char[slice(*mark)])]
-    patches: list[tuple[int, int]] = []
-    for start, end in agreed:
-        if patches and start < patches[-1][1]:
-            patches[-1] = (patches[-1][0], max(patches[-1][1], end))
-        else:
-            patches.append((start, end))
-    return patches
-
-
-def pick_for_length(
-    num_chars: int, target_chars: int, rewrites: Sequence[Sequence[tuple[int, Fraction]]]
-) -> list[int | None]:
-    """Return which rewrite of each patch to take, None for its original: a multiple-choice knapsack, solved exactly.
-
-    A rewrite is (characters it saves, meaning it loses). Of all choices that bring the text of `num_chars` to
-    `target_chars` or less, the one that loses least in sum is taken; of equals, the one that changes fewest patches;
-    then the one that leaves the longest text; then, from the first patch on, the original before rewrites and earlier
-    before later ones. Where no choice is short enough, the shortest text is taken, by the same rules.
-    """
-    scale = math.lcm(*(lost.denominator for own in rewrites for _, lost in own))  # losses as whole numbers
-    base = 1 + max(map(len, rewrites), default=0)  # a choice is a number: a digit for each patch, 0 its original
-    best = {0: (0, 0, 0)}  # by characters saved: loss, patches changed, choice
-    for own in rewrites:
-        options = [(0, 0, 0, 0), *((saved, int(lost * scale), 1, 1 + place) for place, (saved, lost) in enumerate(own))]
-        grown: dict[int, tuple[int, int, int]] = {}
-        for total, (loss, num_changed, choice) in best.items():
-            for saved, lost, changed, digit in options:
-                new = (loss + lost, num_changed + changed, choice * base + digit)
-                if new < grown.get(total + saved, (math.inf,)):
-                    grown[total + saved] = new
-        best = grown
-    wanted = min(num_chars - target_chars, max(best))
-    _, _, _, choice = min((*best[saved][:2], saved, best[saved][2]) for saved in best if saved >= wanted)
-    digits = [choice // base**place % base for place in reversed(range(len(rewrites)))]
-    return [None if digit == 0 else digit - 1 for digit in digits]
 
 
 def _edited(paragraph: str, offset: int, config: FindFixVerifyConfig) -> Pipeline:
@@ -251,6 +212,7 @@ def _search(paragraph: str, config: FindFixVerifyConfig, redundancy: int, **fiel
             large_text_chars=config.large_text_chars,
         ),
         redundancy=redundancy,
+        examples=(FIND_LONG if config.mode == "shorten" else FIND_WRONG)[: config.num_examples],
         **fields,
     )
 
@@ -297,6 +259,7 @@ def _fix(patch: _Patch, config: FindFixVerifyConfig) -> SubTask:
             shorter_than=passage if is_shorter else None,
         ),
         redundancy=config.num_fixers,
+        examples=(FIX_LONG if is_shorter else FIX_WRONG)[: config.num_examples],
     )
 
 

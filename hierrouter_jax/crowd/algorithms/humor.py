@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hierrouter_jax.core.errors import ConfigError
+from hierrouter_jax.crowd.algorithms.examples import HUMOR, MAX_EXAMPLES, ONE_JOKE, fitting
 from hierrouter_jax.crowd.output_schemas import YES, YES_NO, FieldsSchema, ItemsSchema, Schema, TextSchema
 from hierrouter_jax.crowd.subtasks import (
     Input,
@@ -62,6 +63,7 @@ class HumorConfig:
     num_evaluators: int = 5
     min_connections: int = 2
     max_rounds: int = 3
+    num_examples: int = MAX_EXAMPLES  # that a worker is shown at most
     aspects: str = "Name what this headline is about, each with its kind: things, persons, actions, beliefs."
     reactions: str = "How will readers react to this headline, and why?"
     associations: str = "What comes to mind with this headline and its parts? Name associations of different kinds."
@@ -81,6 +83,8 @@ class HumorConfig:
         for name in ("max_items", "max_item_chars", "max_chars", "num_evaluators", "min_connections", "max_rounds"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, but is {getattr(self, name)}.")
+        if self.num_examples < 0:
+            raise ConfigError(f"num_examples must be >= 0, but is {self.num_examples}.")
         for name in ("aspect_kinds", "association_kinds", "belief_kinds", "violation_kinds"):
             kinds = [kind.strip().casefold() for kind in getattr(self, name)]
             if len(kinds) < 2 or len(set(kinds)) != len(kinds) or not all(kinds) or ":" in "".join(kinds):
@@ -155,6 +159,7 @@ def one_prompt(headline: str, config: HumorConfig) -> Pipeline:
         instructions=config.one_joke,
         inputs={"headline": checked_text(headline, what="headline")},
         schema=TextSchema(max_chars=config.max_chars),
+        examples=ONE_JOKE[: config.num_examples],
     )
     return {"joke": found.value}
 
@@ -176,12 +181,14 @@ def _evaluated(
 
 
 def _written(headline: str, known: Mapping[str, list[str]], last: _Joke | None, config: HumorConfig) -> Pipeline:
+    schema = TextSchema(max_chars=config.max_chars, differs_from=None if last is None else last.text)
     (found,) = yield SubTask(
         name="write",
         role="write",
         instructions=config.write,
         inputs=_shown(headline, known, last, config),
-        schema=TextSchema(max_chars=config.max_chars, differs_from=None if last is None else last.text),
+        schema=schema,
+        examples=fitting(HUMOR["write"], schema, num=config.num_examples),
     )
     return _Joke(text=found.value, by=(*(() if last is None else last.by), *contributors([found])))
 
@@ -222,12 +229,14 @@ def _finding(
     step: str, headline: str, known: Mapping[str, list[str]], joke: _Joke | None, config: HumorConfig
 ) -> SubTask:
     """Return the sub-task of a step that finds something to make a joke of."""
+    schema = _schema(step, config)
     return SubTask(
         name=step,
         role=step,
         instructions=getattr(config, step),
         inputs=_shown(headline, known, joke, config),
-        schema=_schema(step, config),
+        schema=schema,
+        examples=fitting(HUMOR[step], schema, num=config.num_examples),
     )
 
 

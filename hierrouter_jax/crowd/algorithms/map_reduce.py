@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.crowd.output_schemas import ItemsSchema, NumberSchema, TextSchema
+from hierrouter_jax.crowd.algorithms.examples import MAP, MAX_EXAMPLES, PARTITION, fitting
+from hierrouter_jax.crowd.output_schemas import ChoiceSchema, ItemsSchema, TextSchema
 from hierrouter_jax.crowd.subtasks import (
     Contribution,
     Pipeline,
@@ -64,6 +65,7 @@ class MapReduceConfig:
     max_chars: int = 1000  # of a paragraph
     max_article_chars: int = 6000  # of the baseline's text
     min_used_share: float = 0.5
+    num_examples: int = MAX_EXAMPLES  # that a worker is shown at most
     partition: str = (
         "Write the outline of an article on this topic: its headings, in their order, without sub-headings."
     )
@@ -76,9 +78,12 @@ class MapReduceConfig:
     def __post_init__(self) -> None:
         """Refuse numbers that leave nothing to do."""
         names = [name for name in vars(self) if name.startswith(("num_", "max_")) or name == "facts_per_heading"]
+        names.remove("num_examples")
         for name in names:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, but is {getattr(self, name)}.")
+        if self.num_examples < 0:
+            raise ConfigError(f"num_examples must be >= 0, but is {self.num_examples}.")
         if not 1 <= self.min_headings <= self.max_headings:
             raise ConfigError(
                 f"min_headings must lie between 1 and max_headings ({self.max_headings}), but is {self.min_headings}."
@@ -158,6 +163,7 @@ def _outline(topic: str, config: MapReduceConfig) -> Pipeline:
         inputs={"topic": topic},
         schema=schema,
         redundancy=1 if config.variant == "plain" else config.num_outlines,
+        examples=fitting(PARTITION, schema, num=config.num_examples),
     )
     outlines = values(made)
     if len(outlines) == 1:
@@ -187,26 +193,27 @@ def _mean_rating(topic: str, outline: list[str], made: Sequence[Contribution], c
         inputs={
             "topic": topic,
             "outline": outline,
-            "rating": f"a whole number from {config.min_rating} to {config.max_rating}",
         },
-        schema=NumberSchema(low=float(config.min_rating), high=float(config.max_rating)),
+        schema=ChoiceSchema(options=tuple(map(str, range(config.min_rating, config.max_rating + 1)))),
         redundancy=config.num_raters,
         barred=contributors(made),
     )
-    return sum(values(found)) / len(found)
+    return sum(map(int, values(found))) / len(found)
 
 
 def _mapped(topic: str, heading: str, config: MapReduceConfig) -> Pipeline:
     """Return the facts for one heading, each once."""
+    schema = ItemsSchema(
+        max_items=config.max_facts, max_item_chars=config.max_fact_chars, must_match=FACT, form=FACT_FORM
+    )
     found = yield SubTask(
         name="map",
         role="map",
         instructions=config.collect,
         inputs={"topic": topic, "section": heading},
-        schema=ItemsSchema(
-            max_items=config.max_facts, max_item_chars=config.max_fact_chars, must_match=FACT, form=FACT_FORM
-        ),
+        schema=schema,
         redundancy=config.facts_per_heading,
+        examples=fitting(MAP, schema, num=config.num_examples),
     )
     return each_once([fact for own in values(found) for fact in own])
 

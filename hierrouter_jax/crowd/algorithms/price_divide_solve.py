@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hierrouter_jax.core.errors import ConfigError
+from hierrouter_jax.crowd.algorithms.examples import DIVIDE, MAX_EXAMPLES, fitting
 from hierrouter_jax.crowd.output_schemas import YES, YES_NO, ItemsSchema, TextSchema
 from hierrouter_jax.crowd.subtasks import (
     Contribution,
@@ -47,6 +48,7 @@ class PriceDivideSolveConfig:
     shows_whole: bool = True  # a step is shown with the whole task that it is a part of
     edits_plan: bool = False  # each winning division goes to the editor, who may change its steps
     max_chars: int = 1200
+    num_examples: int = MAX_EXAMPLES  # that a worker is shown at most
     price: str = "Can one person do this task well in the time that is given?"
     divide: str = (
         "Divide this task into steps that different people can do at the same time. Each step must say all that is "
@@ -62,7 +64,14 @@ class PriceDivideSolveConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers that leave nothing to do."""
-        for name, least in {"num_votes": 1, "minutes": 1, "max_chars": 1, "max_depth": 0, "min_steps": 2}.items():
+        for name, least in {
+            "num_votes": 1,
+            "minutes": 1,
+            "max_chars": 1,
+            "max_depth": 0,
+            "min_steps": 2,
+            "num_examples": 0,
+        }.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be >= {least}, but is {getattr(self, name)}.")
         for name in ("num_solutions", "num_divisions", "num_merges"):
@@ -150,6 +159,7 @@ def _divided(task: _Task, config: PriceDivideSolveConfig) -> Pipeline:
             inputs=task.shown,
             schema=schema,
             redundancy=config.num_divisions,
+            examples=fitting(DIVIDE, schema, num=config.num_examples),
         )
     except SubTaskFailedError:
         return []

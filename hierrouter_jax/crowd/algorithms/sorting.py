@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hierrouter_jax.core.errors import ConfigError, DataError
+from hierrouter_jax.crowd.algorithms.examples import MAX_EXAMPLES, SORT_ALL
 from hierrouter_jax.crowd.output_schemas import ItemsSchema
 from hierrouter_jax.crowd.subtasks import Pipeline, SubTask, Together, checked_text
 from hierrouter_jax.crowd.votes import Candidate, vote
@@ -23,6 +24,7 @@ class SortingConfig:
     method: Literal["merge", "insertion"] = "merge"
     criterion: str = "Which of the two comes first in alphabetical order?"
     num_votes: int = 1
+    num_examples: int = MAX_EXAMPLES  # that the baseline is shown at most, where `criterion` is the default
     sort_all: str = "Sort these items. Comparing two of them, the question is: "
     seed: int = 0
 
@@ -30,6 +32,8 @@ class SortingConfig:
         """Refuse a comparison without a vote."""
         if self.num_votes < 1:
             raise ConfigError(f"num_votes must be >= 1, but is {self.num_votes}.")
+        if self.num_examples < 0:
+            raise ConfigError(f"num_examples must be >= 0, but is {self.num_examples}.")
         if not self.criterion.strip():
             raise ConfigError("criterion must be a question, but is empty.")
 
@@ -64,6 +68,7 @@ def one_prompt(text: str, config: SortingConfig) -> Pipeline:
         instructions=config.sort_all + config.criterion,
         inputs={"items": items},
         schema=ItemsSchema(max_items=len(items), max_item_chars=max(300, *map(len, items))),
+        examples=SORT_ALL[: config.num_examples] if config.criterion == SortingConfig.criterion else (),
     )
     given = _named(found.value, items)
     missing = [item for item in items if item not in given]

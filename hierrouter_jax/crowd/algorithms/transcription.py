@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hierrouter_jax.core.errors import ConfigError
+from hierrouter_jax.crowd.algorithms.examples import MAX_EXAMPLES, TRANSCRIBE, TRANSCRIBE_ALL
 from hierrouter_jax.crowd.output_schemas import TextSchema
 from hierrouter_jax.crowd.subtasks import Pipeline, SubTask, SubTaskFailedError, Together, checked_text, values
 from hierrouter_jax.crowd.votes import most_frequent
@@ -26,12 +27,19 @@ class TranscriptionConfig:
     around_words: int = 5
     redundancy: int = 1
     max_growth_chars: int = 40
+    num_examples: int = MAX_EXAMPLES  # that a worker is shown at most
     restore: str = "This piece of a text is garbled. Write it as it was meant, word for word. The text around it helps."
     restore_all: str = "This text is garbled. Write it as it was meant, word for word."
 
     def __post_init__(self) -> None:
         """Refuse pieces without words."""
-        for name, least in (("piece_words", 1), ("around_words", 0), ("redundancy", 1), ("max_growth_chars", 0)):
+        for name, least in (
+            ("piece_words", 1),
+            ("around_words", 0),
+            ("redundancy", 1),
+            ("max_growth_chars", 0),
+            ("num_examples", 0),
+        ):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be >= {least}, but is {getattr(self, name)}.")
 
@@ -73,6 +81,7 @@ def one_prompt(text: str, config: TranscriptionConfig) -> Pipeline:
         instructions=config.restore_all,
         inputs={"text": shown},
         schema=TextSchema(max_chars=len(shown) + config.max_growth_chars * num_pieces),
+        examples=TRANSCRIBE_ALL[: config.num_examples],
     )
     return {"text": found.value}
 
@@ -94,5 +103,6 @@ def _restored(words: list[str], start: int, end: int, config: TranscriptionConfi
         inputs={**shown, "piece": piece, **({"text after": after} if after else {})},
         schema=TextSchema(max_chars=len(piece) + config.max_growth_chars, is_one_line=True),
         redundancy=config.redundancy,
+        examples=TRANSCRIBE[: config.num_examples],
     )
     return most_frequent(values(found))

@@ -14,9 +14,10 @@ from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.crowd.comparison.graded_inputs import GradedInput
 from hierrouter_jax.crowd.comparison.grading import can_grade, result_score, result_text
 from hierrouter_jax.crowd.comparison.intervals import Estimate, mean_estimate
-from hierrouter_jax.crowd.comparison.matrix import RunPipeline
+from hierrouter_jax.crowd.comparison.matrix import RunPipeline, require_done
 from hierrouter_jax.crowd.registry import Algorithm
-from hierrouter_jax.crowd.runner import Crew, RunOutcome
+from hierrouter_jax.crowd.runner import Crew
+from hierrouter_jax.crowd.subtasks import Pipeline, SubTaskFailedError, side_by_side
 from hierrouter_jax.crowd.votes import Candidate, vote
 
 JUDGE_ROLE = "judge"
@@ -58,86 +59,85 @@ def compare_chain(
 ) -> ChainComparison:
     """Run an algorithm and its one-prompt baseline on every input, and compare them.
 
-    The crew's role `judge` votes; with `num_judges` 0 results are graded alone. Raises `ConfigError` for a negative
-    number of judges.
+    The inputs run side by side, so that models are asked in batches. The crew's role `judge` votes; with `num_judges` 0
+    results are graded alone. Raises `ConfigError` for a negative number of judges, `DataError` where a budget ends a
+    side.
     """
     if num_judges < 0:
         raise ConfigError(f"The number of judges must be >= 0, but is {num_judges}.")
-    chains = [
-        run(found.make(one.text, config), crew, f"compare/{found.name}/chain/{i}") for i, one in enumerate(inputs)
-    ]
-    prompts = [
-        run(found.one_prompt(one.text, config), crew, f"compare/{found.name}/prompt/{i}")
-        for i, one in enumerate(inputs)
-    ]
-    preferred: list[float] = []
-    for index, (one, chain, prompt) in enumerate(zip(inputs, chains, prompts, strict=True)):
-        if num_judges:
-            own = _share_of_votes(found, one, chain, prompt, crew, run, num_judges, question, seed, index)
-            preferred.append(own)
+    labels = {"chain": found.make, "prompt": found.one_prompt}
+    outcomes = {
+        label: run(side_by_side([make(one.text, config) for one in inputs]), crew, f"compare/{found.name}/{label}")
+        for label, make in labels.items()
+    }
+    for label, outcome in outcomes.items():
+        require_done(outcome, f"the {label} side")
+    chains, prompts = outcomes["chain"].result, outcomes["prompt"].result
+    preferred = _preferred(found, inputs, chains, prompts, crew, run, num_judges, question, seed) if num_judges else []
     graded = [
         (_graded(found, chain, one), _graded(found, prompt, one))
         for one, chain, prompt in zip(inputs, chains, prompts, strict=True)
     ]
     pairs = [(first, second) for first, second in graded if first is not None and second is not None]
+    spent = {label: outcome.spent for label, outcome in outcomes.items()}
     return ChainComparison(
         algorithm=found.name,
         preferred=mean_estimate(preferred) if preferred else None,
         chain_gold=mean_estimate([first for first, _ in pairs]) if pairs else None,
         prompt_gold=mean_estimate([second for _, second in pairs]) if pairs else None,
         gold_difference=mean_estimate([first - second for first, second in pairs]) if pairs else None,
-        chain_cost=_mean([one.spent.cost for one in chains]),
-        prompt_cost=_mean([one.spent.cost for one in prompts]),
-        chain_calls=_mean([float(one.spent.num_calls) for one in chains]),
-        prompt_calls=_mean([float(one.spent.num_calls) for one in prompts]),
-        chain_failures=sum(one.status != "done" for one in chains),
-        prompt_failures=sum(one.status != "done" for one in prompts),
+        chain_cost=spent["chain"].cost / len(inputs),
+        prompt_cost=spent["prompt"].cost / len(inputs),
+        chain_calls=spent["chain"].num_calls / len(inputs),
+        prompt_calls=spent["prompt"].num_calls / len(inputs),
+        chain_failures=sum(map(_has_failed, chains)),
+        prompt_failures=sum(map(_has_failed, prompts)),
         num_inputs=len(inputs),
     )
 
 
-def _share_of_votes(
+def _preferred(
     found: Algorithm,
-    one: GradedInput,
-    chain: RunOutcome,
-    prompt: RunOutcome,
+    inputs: Sequence[GradedInput],
+    chains: Sequence[Any],
+    prompts: Sequence[Any],
     crew: Crew,
     run: RunPipeline,
     num_judges: int,
     question: str,
     seed: int,
-    index: int,
-) -> float:
-    """Return the share of votes for the chain on one input."""
-    if chain.status != "done" or prompt.status != "done":
-        return 0.5 if chain.status == prompt.status else float(chain.status == "done")
-    texts = [result_text(chain.result), result_text(prompt.result)]
-    if texts[0] == texts[1]:
-        return 0.5
-    votes = vote(
-        [Candidate(text=text) for text in texts],
-        name="judge",
-        role=JUDGE_ROLE,
-        instructions=question,
-        inputs={"input": one.text},
-        num_votes=num_judges,
-        seed=seed + index,
-    )
-    outcome = run(votes, crew, f"compare/{found.name}/judge/{index}")
-    if outcome.status != "done":
-        return 0.5
-    counts = outcome.result.counts
-    return counts[0] / max(sum(counts), 1)
+) -> list[float]:
+    """Return the share of votes for the chain on each input; judges see those alone that differ."""
+    shares: dict[int, float] = {}
+    votes: dict[int, Pipeline] = {}
+    for index, (one, chain, prompt) in enumerate(zip(inputs, chains, prompts, strict=True)):
+        if _has_failed(chain) or _has_failed(prompt):
+            shares[index] = 0.5 * (1 + _has_failed(prompt) - _has_failed(chain))
+        elif (texts := [result_text(chain), result_text(prompt)])[0] == texts[1]:
+            shares[index] = 0.5
+        else:
+            votes[index] = vote(
+                [Candidate(text=text) for text in texts],
+                name="judge",
+                role=JUDGE_ROLE,
+                instructions=question,
+                inputs={"input": one.text},
+                num_votes=num_judges,
+                seed=seed + index,
+            )
+    outcome = run(side_by_side(list(votes.values())), crew, f"compare/{found.name}/judge")
+    require_done(outcome, "the judging")
+    for index, result in zip(votes, outcome.result, strict=True):
+        shares[index] = 0.5 if _has_failed(result) else result.counts[0] / max(sum(result.counts), 1)
+    return [shares[index] for index in range(len(inputs))]
 
 
-def _graded(found: Algorithm, outcome: RunOutcome, one: GradedInput) -> float | None:
+def _has_failed(result: Any) -> bool:
+    return isinstance(result, SubTaskFailedError)
+
+
+def _graded(found: Algorithm, result: Any, one: GradedInput) -> float | None:
     """Return how right a result is; a run that failed is wrong."""
     if not can_grade(found.name, one):
         return None
-    if outcome.status != "done":
-        return 0.0
-    return result_score(found.name, outcome.result, one)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / max(len(values), 1)
+    return 0.0 if _has_failed(result) else result_score(found.name, result, one)

@@ -5,6 +5,8 @@
 | `find_fix_verify` | `errors`: [[wrong, right], ...], each wrong passage once in the text (mode proofread) |
 | `arithmetic`      | none: sums are computed                                       |
 | `sorting`         | `order`: the items in their right order                       |
+| `transcription`   | `text`: the right text, as many words a line as the garbled one |
+| `justify_reconsider` | `answer`: the right option                                 |
 
 For other algorithms nothing is right or wrong of itself; their results are compared by votes.
 """
@@ -29,7 +31,8 @@ def step_score(algorithm: str, subtask: SubTask, slot: int, value: Any, one: Gra
     """Return how right an answer to one slot of a sub-task is, in [0, 1]; None where nothing is right or wrong.
 
     Find: the F1 of marked passages and errors (a passage that touches an error hits it). Fix: whether the passage is
-    as it should be. Verify: whether the verdict is. Add, compare: whether the answer is right.
+    as it should be. Verify: whether the verdict is. Transcribe: the share of the piece's words that are right. Add,
+    compare, assess, reconsider: whether the answer is right.
     """
     grade = _STEPS.get((algorithm, subtask.name))
     return None if grade is None else grade(subtask, slot, value, one)
@@ -39,7 +42,8 @@ def result_score(algorithm: str, result: Any, one: GradedInput) -> float | None:
     """Return how right a whole result is, in [0, 1]; None where nothing is right or wrong.
 
     A proofread text: the share of the way from the text to the right one, in words to be changed (0 where it is no
-    nearer). A sum: right or wrong. A sorted list: the share of pairs in the right order.
+    nearer). A sum, the answer to a question: right or wrong. A sorted list: the share of pairs in the right order. A
+    transcription: the share of words that are right.
     """
     grade = _RESULTS.get(algorithm)
     return None if grade is None else grade(result, one)
@@ -173,7 +177,7 @@ def _add(subtask: SubTask, slot: int, value: Any, one: GradedInput) -> float | N
 
 def _perfect_add(subtask: SubTask, slot: int, one: GradedInput) -> str:
     del one
-    return str(sum(int(str(number)) for number in subtask.inputs_of(slot).values()))
+    return str(sum(int(number) for number in str(subtask.inputs_of(slot)["sum"]).split(" + ")))
 
 
 def _sum(result: Any, one: GradedInput) -> float | None:
@@ -199,6 +203,64 @@ def _sorted(result: Any, one: GradedInput) -> float | None:
     return sum(place[first] < place[second] for first, second in pairs) / len(pairs) if pairs else 1.0
 
 
+# -- transcription --
+
+
+def _right_words(one: GradedInput) -> list[str]:
+    """Return the words of the right text; `DataError` where they are not as many as those of the garbled one."""
+    garbled, right = one.text.split(), str(one.gold["text"]).split()
+    if len(garbled) != len(right):
+        raise DataError(
+            f"The right text must have as many words as the garbled one ({len(garbled)}), but has {len(right)}: "
+            f"{' '.join(right)[:60]!r}."
+        )
+    return right
+
+
+def _perfect_transcribe(subtask: SubTask, slot: int, one: GradedInput) -> str:
+    """Return the right words of a piece, which is found by the words around it: the first place where all stand."""
+    shown = {name: str(value).split() for name, value in subtask.inputs_of(slot).items()}
+    before, piece = shown.get("text before", []), shown["piece"]
+    wanted = [*before, *piece, *shown.get("text after", [])]
+    garbled = one.text.split()
+    starts = range(len(garbled) - len(wanted) + 1)
+    start = next(start for start in starts if garbled[start : start + len(wanted)] == wanted) + len(before)
+    return " ".join(_right_words(one)[start : start + len(piece)])
+
+
+def _transcribe(subtask: SubTask, slot: int, value: Any, one: GradedInput) -> float | None:
+    return _share_of_words(str(value), _perfect_transcribe(subtask, slot, one)) if "text" in one.gold else None
+
+
+def _transcribed(result: Any, one: GradedInput) -> float | None:
+    return _share_of_words(str(result["text"]), " ".join(_right_words(one)))
+
+
+def _share_of_words(text: str, right: str) -> float:
+    """Return one less the words to be changed, as a share of the right ones; 0 where more are wrong than there are."""
+    wanted = right.split()
+    return max(0.0, 1.0 - word_distance(text.split(), wanted) / len(wanted))
+
+
+# -- justify-reconsider --
+
+
+def _answered(subtask: SubTask, slot: int, value: Any, one: GradedInput) -> float | None:
+    del subtask, slot
+    return float(value == one.gold["answer"]) if "answer" in one.gold else None
+
+
+def _perfect_answered(subtask: SubTask, slot: int, one: GradedInput) -> str:
+    del subtask, slot
+    if "answer" not in one.gold:
+        raise DataError(f"A question must have its answer in its gold, but {one.text[:60]!r} has none.")
+    return str(one.gold["answer"])
+
+
+def _final_answer(result: Any, one: GradedInput) -> float | None:
+    return float(result["answer"] == one.gold["answer"])
+
+
 def _same(first: str, second: str) -> bool:
     return " ".join(first.split()) == " ".join(second.split())
 
@@ -210,6 +272,9 @@ _STEPS: dict[tuple[str, str], StepGrade] = {
     ("find_fix_verify", "verify"): _verify,
     ("arithmetic", "add"): _add,
     ("sorting", "compare"): _compare,
+    ("transcription", "transcribe"): _transcribe,
+    ("justify_reconsider", "assess"): _answered,
+    ("justify_reconsider", "reconsider"): _answered,
 }
 _PERFECT: dict[tuple[str, str], Callable[[SubTask, int, GradedInput], str]] = {
     ("find_fix_verify", "find"): _perfect_find,
@@ -217,10 +282,20 @@ _PERFECT: dict[tuple[str, str], Callable[[SubTask, int, GradedInput], str]] = {
     ("find_fix_verify", "verify"): _perfect_verify,
     ("arithmetic", "add"): _perfect_add,
     ("sorting", "compare"): _perfect_compare,
+    ("transcription", "transcribe"): _perfect_transcribe,
+    ("justify_reconsider", "assess"): _perfect_answered,
+    ("justify_reconsider", "reconsider"): _perfect_answered,
 }
-_NEEDED = {"find_fix_verify": "errors", "sorting": "order"}  # the part of gold without which nothing is right or wrong
+_NEEDED = {  # the part of gold without which nothing is right or wrong
+    "find_fix_verify": "errors",
+    "sorting": "order",
+    "transcription": "text",
+    "justify_reconsider": "answer",
+}
 _RESULTS: dict[str, Callable[[Any, GradedInput], float | None]] = {
     "find_fix_verify": _proofread,
     "arithmetic": _sum,
     "sorting": _sorted,
+    "transcription": _transcribed,
+    "justify_reconsider": _final_answer,
 }

@@ -18,7 +18,7 @@ from hierrouter_jax.crowd.comparison.grading import perfect_answer, step_score
 from hierrouter_jax.crowd.comparison.intervals import Estimate, mean_estimate
 from hierrouter_jax.crowd.registry import Algorithm
 from hierrouter_jax.crowd.runner import Crew, RunOutcome
-from hierrouter_jax.crowd.subtasks import Contribution, Pipeline, Step, SubTask, Together, alone
+from hierrouter_jax.crowd.subtasks import Contribution, Pipeline, Step, SubTask, alone, side_by_side
 from hierrouter_jax.crowd.workers.mix import worker_role
 from hierrouter_jax.crowd.workers.scripted_worker import ScriptedWorker
 
@@ -108,8 +108,8 @@ def compare_subtasks(
 ) -> Cell:
     """Return how well one worker does the given sub-tasks, a list an input."""
     asked = [[_asked_of(worker, subtask, redundancy) for subtask in own] for own in subtasks]
-    outcome = run(_ask_all([one for own in asked for one in own]), workers, f"{label}/{found.name}/{worker}")
-    _require_done(outcome, f"asking {worker} ({label})")
+    outcome = run(side_by_side([alone(one) for own in asked for one in own]), workers, f"{label}/{found.name}/{worker}")
+    require_done(outcome, f"asking {worker} ({label})")
     answers = iter(outcome.result)
     return _cell(found, inputs, asked, [[next(answers) for _ in own] for own in asked], outcome)
 
@@ -122,7 +122,7 @@ def subtasks_of(
     outcome = run(
         _recorded(found.make(one.text, config), seen), reference(one), f"matrix/{found.name}/reference/{index}"
     )
-    _require_done(outcome, f"the reference run of input {index}")
+    require_done(outcome, f"the reference run of input {index}")
     return seen
 
 
@@ -159,10 +159,6 @@ def _asked_of(worker: str, subtask: SubTask, redundancy: int) -> SubTask:
     )
 
 
-def _ask_all(subtasks: Sequence[SubTask]) -> Pipeline:
-    return (yield Together([alone(subtask) for subtask in subtasks]))
-
-
 def _cell(
     found: Algorithm,
     inputs: Sequence[GradedInput],
@@ -196,6 +192,7 @@ def _cell(
     )
 
 
-def _require_done(outcome: RunOutcome, what: str) -> None:
+def require_done(outcome: RunOutcome, what: str) -> None:
+    """Raise `DataError` unless a run came through."""
     if outcome.status != "done":
         raise DataError(f"A comparison needs {what} to come through, but it is {outcome.status}: {outcome.reason}.")

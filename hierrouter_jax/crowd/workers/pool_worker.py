@@ -12,7 +12,7 @@ from hierrouter_jax.core.errors import ConfigError, PromptTooLongError
 from hierrouter_jax.core.text import GenerationRequest, ModelCard, Response, Sampling
 from hierrouter_jax.costs import hop_cost
 from hierrouter_jax.crowd.output_schemas import ChoiceSchema
-from hierrouter_jax.crowd.prompts import plain_stop, subtask_prompt, token_budget
+from hierrouter_jax.crowd.prompts import is_continued, plain_stop, subtask_prompt, token_budget, without_cue
 from hierrouter_jax.crowd.subtasks import SubTask
 from hierrouter_jax.crowd.workers.worker import Ask, Contributor, OnReply, Reply, samples_of
 from hierrouter_jax.llm.engine import TextEngine
@@ -95,7 +95,7 @@ class PoolWorker:
             model=card.name,
             prompt=prompt,
             max_new_tokens=min(token_budget(schema), card.max_new_tokens),
-            stop=plain_stop(schema) if style == "plain" else (),
+            stop=plain_stop(ask.subtask) if style == "plain" or is_continued(ask.subtask) else (),
             sampling=sampling,
         )
 
@@ -107,7 +107,8 @@ class PoolWorker:
         if response.option_logprobs and self._temperature > 0:
             assert isinstance(ask.subtask.schema, ChoiceSchema)
             text = drawn_option(ask.subtask.schema.options, response.option_logprobs, self._temperature, seed=ask.seed)
-        return Reply(text=text.strip(), cost=cost)
+        is_text = card.prompt_style == "plain" or is_continued(ask.subtask)
+        return Reply(text=without_cue(ask.subtask, text) if is_text else text.strip(), cost=cost)
 
 
 def drawn_option(options: Sequence[str], logprobs: Sequence[float], temperature: float, *, seed: int) -> str:

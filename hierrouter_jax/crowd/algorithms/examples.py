@@ -1,0 +1,223 @@
+"""Examples that workers are shown before a sub-task, as the interfaces of crowd work show some.
+
+Small models need them (docs/crowd.md has the figures). All are written for this package; each answer is one that the
+schema of its sub-task takes. Choices have none: examples of them changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hierrouter_jax.crowd.output_schemas import Refused, Schema
+from hierrouter_jax.crowd.subtasks import Example, Input
+
+MAX_EXAMPLES = 4  # by default, of a sub-task
+
+
+def fitting(examples: Sequence[Example], schema: Schema, *, num: int) -> tuple[Example, ...]:
+    """Return the first `num` examples, without those that the schema, whose limits are options, would not take."""
+    return tuple(one for one in examples[:num] if _takes(schema, one.answer))
+
+
+def _takes(schema: Schema, answer: str) -> bool:
+    try:
+        schema.parse(answer)
+    except Refused:
+        return False
+    return True
+
+
+def _examples(*pairs: tuple[Mapping[str, Input], str]) -> tuple[Example, ...]:
+    return tuple(Example(inputs=inputs, answer=answer) for inputs, answer in pairs)
+
+
+# -- arithmetic --
+
+ADD = _examples(
+    ({"sum": "40 + 25"}, "65"),
+    ({"sum": "138 + 57"}, "195"),
+    ({"sum": "216 + 94"}, "310"),
+    ({"sum": "63 + 88"}, "151"),
+)
+ADD_ALL = _examples(
+    ({"sum": "40 + 25 + 13"}, "78"),
+    ({"sum": "12 + 31 + 20 + 45"}, "108"),
+    ({"sum": "57 + 18 + 24"}, "99"),
+    ({"sum": "36 + 41 + 52 + 17 + 60"}, "206"),
+)
+
+# -- sorting, by the alphabet alone --
+
+SORT_ALL = _examples(
+    ({"items": ["tomato", "bread", "cheese"]}, "bread\ncheese\ntomato"),
+    ({"items": ["salt", "onion", "pepper", "grape", "sugar"]}, "grape\nonion\npepper\nsalt\nsugar"),
+)
+
+# -- find-fix-verify --
+
+FIND_WRONG = _examples(
+    ({"paragraph": "The dogs in the park was barking all night, and nobody could sleep."}, "was barking"),
+    ({"paragraph": "I would of called you, but my phone was definately broken."}, "would of\ndefinately"),
+    ({"paragraph": "Yesterday my sister buyed a new coat in the town."}, "buyed"),
+    ({"paragraph": "The teacher said that there work were very good, and gave them a break."}, "there work were"),
+)
+FIX_WRONG = _examples(
+    (
+        {"text before": "The dogs in the park", "text after": "all night, and nobody could sleep."}
+        | {"passage": "was barking"},
+        "were barking",
+    ),
+    (
+        {"text before": "I would have called you, but my phone was", "text after": "broken.", "passage": "definately"},
+        "definitely",
+    ),
+    ({"text before": "Yesterday my sister", "text after": "a new coat in the town.", "passage": "buyed"}, "bought"),
+    (
+        {"text before": "The teacher said that", "text after": "very good, and gave them a break."}
+        | {"passage": "there work were"},
+        "their work was",
+    ),
+)
+PROOFREAD_ALL = _examples(
+    (
+        {"text": "The dogs in the park was barking all night, and nobody could sleep."},
+        "The dogs in the park were barking all night, and nobody could sleep.",
+    ),
+    (
+        {"text": "I would of called you, but my phone was definately broken."},
+        "I would have called you, but my phone was definitely broken.",
+    ),
+    (
+        {"text": "Yesterday my sister buyed a new coat in the town."},
+        "Yesterday my sister bought a new coat in the town.",
+    ),
+    (
+        {"text": "The teacher said that there work were very good, and gave them a break."},
+        "The teacher said that their work was very good, and gave them a break.",
+    ),
+)
+FIND_LONG = _examples(
+    (
+        {"paragraph": "Due to the fact that it rained, the match was put off until a later point in time."},
+        "Due to the fact that\nuntil a later point in time",
+    ),
+    (
+        {"paragraph": "She has the ability to swim, and she does so on a daily basis."},
+        "has the ability to\non a daily basis",
+    ),
+    (
+        {"paragraph": "The shop, which is located next to the station, sells bread."},
+        "which is located next to the station",
+    ),
+)
+FIX_LONG = _examples(
+    ({"text after": "it rained, the match was put off.", "passage": "Due to the fact that"}, "Because"),
+    ({"text before": "She", "text after": "swim, and she does so daily.", "passage": "has the ability to"}, "can"),
+    (
+        {"text before": "The shop,", "text after": ", sells bread.", "passage": "which is located next to the station"},
+        "by the station",
+    ),
+)
+SHORTEN_ALL = _examples(
+    (
+        {"text": "Due to the fact that it rained, the match was put off until a later point in time."}
+        | {"length wanted": "at most 60 characters"},
+        "Because it rained, the match was put off.",
+    ),
+    (
+        {"text": "She has the ability to swim, and she does so on a daily basis."}
+        | {"length wanted": "at most 50 characters"},
+        "She can swim, and does so daily.",
+    ),
+)
+
+# -- transcription --
+
+TRANSCRIBE = _examples(
+    ({"piece": "Tbe ne!ghbours p1ayed", "text after": "mus1c un7il"}, "The neighbours played"),
+    ({"text before": "p1ayed mus1c un7il", "piece": "la7e in tbe n1ght"}, "late in the night"),
+    (
+        {"text before": "0ur tra1n", "piece": "1eft tbe stat!on at", "text after": "n1ne o'cl0ck"},
+        "left the station at",
+    ),
+    ({"text before": "stat!on at", "piece": "n1ne o'cl0ck 1n tbe morn!ng."}, "nine o'clock in the morning."),
+)
+TRANSCRIBE_ALL = _examples(
+    (
+        {"text": "Tbe ne!ghbours p1ayed mus1c un7il la7e in tbe n1ght"},
+        "The neighbours played music until late in the night",
+    ),
+    (
+        {"text": "0ur tra1n 1eft tbe stat!on at n1ne o'cl0ck 1n tbe morn!ng."},
+        "Our train left the station at nine o'clock in the morning.",
+    ),
+)
+
+# -- map-reduce --
+
+PARTITION = _examples(
+    (
+        {"topic": "Keeping hens in a garden"},
+        "What hens need\nBuilding a coop\nFood and water\nCollecting eggs\nKeeping hens healthy",
+    ),
+    (
+        {"topic": "The history of the bicycle"},
+        "The first machines without pedals\nThe high wheel\nThe safety bicycle\nBicycles in daily life today",
+    ),
+)
+MAP = _examples(
+    (
+        {"topic": "Keeping hens in a garden", "section": "Food and water"},
+        "A hen drinks about a quarter of a litre of water a day (source: Handbook of Small Farms)\n"
+        "Hens eat grain, greens and insects (source: The Garden Hen)",
+    ),
+    (
+        {"topic": "The history of the bicycle", "section": "The high wheel"},
+        "Riders of high wheels sat above a very large front wheel (source: Museum of Transport)\n"
+        "Falls over the front were common (source: A Century of Cycling)",
+    ),
+)
+
+# -- price-divide-solve --
+
+DIVIDE = _examples(
+    (
+        {"task": "Plan a birthday party for ten children in a garden."},
+        "Write the guest list and the text of the invitation for ten children.\n"
+        "Choose five games that ten children can play in a garden.\n"
+        "Write a menu and a shopping list for a birthday party of ten children.",
+    ),
+    (
+        {"task": "Write a one-page guide for visitors to a small museum of clocks."},
+        "Describe in three sentences what a small museum of clocks shows.\n"
+        "Name three clocks that a visitor should see, with a sentence on each.\n"
+        "Write what visitors should know of tickets, hours and the way there.",
+    ),
+)
+
+# -- humor: one headline through its steps --
+
+_HEADLINE: dict[str, Input] = {"headline": "City buys two thousand umbrellas in the driest summer on record"}
+_ASPECTS = [
+    *("thing: umbrellas", "thing: the driest summer", "person: the city's officials"),
+    *("action: buying too many", "belief: officials waste money"),
+]
+_REACTIONS = ["anger, because the money is wasted", "laughter, because nobody needs an umbrella in the sun"]
+_ASSOCIATIONS = ["object: a sunshade", "event: a flood", "person: a salesman with a quota", "opposite: sun cream"]
+_BELIEF = "the officials cannot read a weather report"
+_VIOLATION = "the officials are praised for how well they prepare"
+_JOKE = "Next on the city's list, while prices are low: two thousand snow shovels for August."
+_WITH_ASPECTS = _HEADLINE | {"aspects": _ASPECTS}
+_WITH_REACTIONS = _WITH_ASPECTS | {"reactions": _REACTIONS}
+_WITH_ASSOCIATIONS = _WITH_REACTIONS | {"associations": _ASSOCIATIONS}
+_WITH_BELIEF = _WITH_ASSOCIATIONS | {"belief": [f"skill: {_BELIEF}"]}
+_WITH_VIOLATION = _WITH_BELIEF | {"violation": [f"sarcasm: {_VIOLATION}"]}
+HUMOR: Mapping[str, tuple[Example, ...]] = {
+    "aspects": _examples((_HEADLINE, "\n".join(_ASPECTS))),
+    "reactions": _examples((_WITH_ASPECTS, "\n".join(_REACTIONS))),
+    "associations": _examples((_WITH_REACTIONS, "\n".join(_ASSOCIATIONS))),
+    "belief": _examples((_WITH_ASSOCIATIONS, f"kind: skill\nbelief: {_BELIEF}")),
+    "violation": _examples((_WITH_BELIEF, f"kind: sarcasm\nviolation: {_VIOLATION}")),
+    "write": _examples((_WITH_VIOLATION, _JOKE)),
+}
+ONE_JOKE = _examples((_HEADLINE, _JOKE))

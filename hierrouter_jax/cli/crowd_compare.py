@@ -27,6 +27,7 @@ from hierrouter_jax.crowd.comparison.probe import probe_instructions
 from hierrouter_jax.crowd.crew import DEFAULT_CREW, load_crew
 from hierrouter_jax.crowd.journal import Journal
 from hierrouter_jax.crowd.open_crew import Openers, open_crew
+from hierrouter_jax.crowd.prompts import CROWD_PROMPT_VERSION
 from hierrouter_jax.crowd.registry import ONE_PROMPT_ROLE, Algorithm, algorithm
 from hierrouter_jax.crowd.run_records import config_of
 from hierrouter_jax.crowd.runner import Crew, Runner, RunOutcome
@@ -288,7 +289,8 @@ def _comparison(command: _Comparison, names: tuple[str, ...] = (), *, roles: tup
     if unknown := sorted(set(chosen) - set(crew_config.workers)):
         raise ConfigError(f"Workers must be of the crew ({', '.join(crew_config.workers)}), but are {unknown}.")
     needed = (*found.roles_of(config), *roles) if roles else tuple(f"@{name}" for name in chosen)
-    identity = digest([to_json_dict(config), [to_json_dict(one) for one in inputs], crew_config.to_json()])[:10]
+    asked = [CROWD_PROMPT_VERSION, to_json_dict(config), [to_json_dict(one) for one in inputs], crew_config.to_json()]
+    identity = digest(asked)[:10]
     with (
         ResponseStore(command.store) as store,
         openers(command.store) as opening,

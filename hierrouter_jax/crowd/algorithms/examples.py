@@ -134,10 +134,10 @@ SHORTEN_ALL = _examples(
 # -- transcription --
 
 TRANSCRIBE = _examples(
-    ({"piece": "Tbe ne!ghbours p1ayed", "text after": "mus1c un7il"}, "The neighbours played"),
+    ({"text after": "mus1c un7il", "piece": "Tbe ne!ghbours p1ayed"}, "The neighbours played"),
     ({"text before": "p1ayed mus1c un7il", "piece": "la7e in tbe n1ght"}, "late in the night"),
     (
-        {"text before": "0ur tra1n", "piece": "1eft tbe stat!on at", "text after": "n1ne o'cl0ck"},
+        {"text before": "0ur tra1n", "text after": "n1ne o'cl0ck", "piece": "1eft tbe stat!on at"},
         "left the station at",
     ),
     ({"text before": "stat!on at", "piece": "n1ne o'cl0ck 1n tbe morn!ng."}, "nine o'clock in the morning."),

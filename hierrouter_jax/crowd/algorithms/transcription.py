@@ -95,12 +95,12 @@ def _restored(words: list[str], start: int, end: int, config: TranscriptionConfi
     piece = " ".join(words[start:end])
     before = " ".join(words[max(0, start - config.around_words) : start])
     after = " ".join(words[end : end + config.around_words])
-    shown = {"text before": before} if before else {}
+    shown = {name: words for name, words in (("text before", before), ("text after", after)) if words}
     found = yield SubTask(
         name="transcribe",
         role="transcribe",
         instructions=config.restore,
-        inputs={**shown, "piece": piece, **({"text after": after} if after else {})},
+        inputs={**shown, "piece": piece},
         schema=TextSchema(max_chars=len(piece) + config.max_growth_chars, is_one_line=True),
         redundancy=config.redundancy,
         examples=TRANSCRIBE[: config.num_examples],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from hierrouter_jax.core.errors import ConfigError, PromptTooLongError
@@ -84,8 +85,12 @@ class RouterWorker:
 
 
 def subtask_row(ask: Ask) -> TaskRow:
-    """Return an ask as the query of a router; a choice among more options than there are letters is asked in words."""
-    schema = ask.subtask.schema
+    """Return an ask as the query of a router, without examples: routers are trained on questions that have none.
+
+    A choice among more options than there are letters is asked in words.
+    """
+    subtask = replace(ask.subtask, examples=())
+    schema = subtask.schema
     options = schema.options if isinstance(schema, ChoiceSchema) and len(schema.options) <= len(LETTERS) else ()
-    question = subtask_text(ask.subtask, ask.slot, persona=ask.contributor.persona, refusals=ask.refusals)
+    question = subtask_text(subtask, ask.slot, persona=ask.contributor.persona, refusals=ask.refusals)
     return TaskRow(id="", task="open", question=question, answer="", choices=options)

@@ -9,12 +9,13 @@ RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart figures results test lint format clean
+.PHONY: help quickstart figures results crowd test lint format clean
 
 help:
 	@echo "make quickstart   packaged tree -> train -> evaluate -> report, then three questions to the real models"
 	@echo "make figures      the tables and pictures of docs/figures, made anew from the packaged tree"
 	@echo "make results      every table and picture of docs/RESULTS.md, made anew from the packaged trees"
+	@echo "make crowd        the tables and pictures of docs/crowd.md, made anew by the small pool; what was asked is kept in runs/"
 	@echo "make test         every test"
 	@echo "make lint         ruff, mypy, import contracts, sizes"
 	@echo "make format       ruff format"
@@ -47,6 +48,21 @@ results: $(RUN_STAMP)
 	$(BIN)/python experiments/third_hop.py --out docs/results
 	$(BIN)/python experiments/later_hops.py --out docs/results
 	$(BIN)/python experiments/outcomes.py --out docs/results
+	$(BIN)/python experiments/fill_tables.py
+
+CROWD_MATRIX := $(BIN)/hierrouter crowd matrix --crew experiments/crowd/crews/each.toml --store runs/crowd.sqlite
+
+crowd: $(RUN_STAMP)
+	$(BIN)/hierrouter quickstart --no-live --out runs/quickstart
+	$(BIN)/python experiments/crowd_chains.py --store runs/crowd.sqlite --out docs/results/crowd
+	for options in num_examples=4 num_examples=0; do \
+	  $(CROWD_MATRIX) arithmetic --inputs experiments/crowd/inputs/sums.jsonl --options $$options \
+	    --out docs/results/crowd/$$options && \
+	  $(CROWD_MATRIX) find_fix_verify --inputs experiments/crowd/inputs/proofread.jsonl --options $$options \
+	    --out docs/results/crowd/$$options || exit 1; \
+	done
+	$(BIN)/python experiments/crowd_algorithms.py --store runs/crowd.sqlite \
+	  --out experiments/crowd/results --tables docs/results/crowd
 	$(BIN)/python experiments/fill_tables.py
 
 test: $(TEST_STAMP)

@@ -20,9 +20,9 @@ def respond(card, request):
     if request.options:
         return request.options[0]
     text = request.prompt if isinstance(request.prompt, str) else request.prompt[-1].content
-    numbers = [int(one) for one in re.findall(r"number: (\d+)", text)]
-    if numbers:
-        return str(sum(numbers)) if card.name == "large" else "1"
+    sums = re.findall(r"^sum: (\d+) \+ (\d+)$", text, re.MULTILINE)  # the last, behind the examples, is asked
+    if sums:
+        return str(sum(map(int, sums[-1]))) if card.name == "large" else "1"
     return "a line of text"
 
 

@@ -13,11 +13,12 @@ from crowd_runs import run_crew, scripted
 
 from hierrouter_jax.core.configs import from_json_dict, to_json_dict
 from hierrouter_jax.core.errors import ConfigError, DataError
+from hierrouter_jax.crowd.budget import Budget
 from hierrouter_jax.crowd.comparison.assign import assign_people
 from hierrouter_jax.crowd.comparison.chain_or_prompt import compare_chain
 from hierrouter_jax.crowd.comparison.graded_inputs import GradedInput, read_inputs
 from hierrouter_jax.crowd.comparison.grading import perfect_answer, result_score, step_score, word_distance
-from hierrouter_jax.crowd.comparison.intervals import Estimate, mean_estimate, share_estimate
+from hierrouter_jax.crowd.comparison.intervals import Estimate, difference_estimate, mean_estimate, share_estimate
 from hierrouter_jax.crowd.comparison.matrix import Cell, Matrix, compare_workers, perfect_crew
 from hierrouter_jax.crowd.comparison.probe import probe_instructions
 from hierrouter_jax.crowd.registry import algorithm
@@ -207,6 +208,128 @@ def test_a_chain_that_fails_loses_and_is_counted(tmp_path):
     assert (found.chain_failures, found.prompt_failures) == (1, 0)
     assert found.preferred.mean == 0.0
     assert (found.chain_gold.mean, found.prompt_gold.mean) == (0.0, 1.0)
+
+
+# By number added: what the chain and the one prompt say ("" where they fail), how many of 5 judges prefer the chain
+# (None: nobody is asked).
+SIDES = {
+    11: ("111", "111", None),
+    13: ("113", "0", 5),
+    17: ("117", "0", 2),
+    19: ("0", "1", 0),
+    23: ("", "0", None),
+    29: ("129", "", None),
+    31: ("", "", None),
+}
+
+
+def sided(ask):
+    """Answers as SIDES says; sums are of 100 and its number."""
+    number = int(ask.subtask.inputs["sum"].split(" + ")[1])
+    return SIDES[number][1 if ask.subtask.name == "one-prompt" else 0] or "no number"
+
+
+def judging(ask):
+    chain, _, num = SIDES[int(ask.subtask.inputs["input"].split()[1])]
+    shown = ask.subtask.inputs_of(ask.slot)
+    is_for_chain = ask.slot < num
+    return next(label for label in "AB" if (shown[label] == chain) is is_for_chain)
+
+
+def compared_sides(folder, *, numbers=SIDES, judges=judging, run=None, **options):
+    """The comparison of the sides of SIDES, and its crew: a worker whose answers cost 0.25, and judges."""
+    inputs = [GradedInput(text=f"100 {number}") for number in numbers]
+    workers = {"w": scripted(sided, cost=0.25), "j": scripted(judges, cost=3.0)}
+    crew = Crew(workers=workers, roles={"*": "w", "judge": "j"})
+    run = runner_in(folder) if run is None else run
+    return compare_chain(ADD, ADD.config(), inputs, crew=crew, run=run, **options), crew
+
+
+def test_a_failed_side_loses_and_judges_are_asked_only_where_results_differ(tmp_path):
+    found, crew = compared_sides(tmp_path)
+    shares = {11: 0.5, 13: 5 / 5, 17: 2 / 5, 19: 0.0, 23: 0.0, 29: 1.0, 31: 0.5}
+    assert found.preferred == mean_estimate(list(shares.values()))
+    assert (found.chain_failures, found.prompt_failures, found.num_inputs) == (2, 2, 7)
+    judged = [ask.subtask.inputs["input"] for ask in crew.workers["j"].asked]
+    assert sorted(judged) == sorted(f"100 {number}" for number in (13, 17, 19) for _ in range(5))
+    chains, prompts = [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]  # what failed is wrong
+    assert found.chain_gold == mean_estimate(chains)
+    assert found.prompt_gold == mean_estimate(prompts)
+    assert found.gold_difference == difference_estimate(chains, prompts)
+
+
+@pytest.mark.parametrize("number", SIDES)
+def test_each_input_alone_is_judged_as_among_others(tmp_path, number):
+    found, _ = compared_sides(tmp_path, numbers=[number])
+    votes = SIDES[number][2]
+    expected = {11: 0.5, 23: 0.0, 29: 1.0, 31: 0.5}[number] if votes is None else votes / 5
+    assert found.preferred.mean == expected
+
+
+def test_calls_and_costs_are_means_an_input_with_what_was_asked_in_vain(tmp_path):
+    found, _ = compared_sides(tmp_path)
+    # Five of seven sides answer at once, two are refused three times; judges are not counted.
+    assert found.chain_calls == found.prompt_calls == pytest.approx((5 * 1 + 2 * 3) / 7)
+    assert found.chain_cost == found.prompt_cost == pytest.approx(0.25 * 11 / 7)
+    again, crew = compared_sides(tmp_path)
+    assert (again, crew.workers["w"].asked, crew.workers["j"].asked) == (found, [], [])
+
+
+def test_the_inputs_of_a_side_run_side_by_side_in_one_run(tmp_path):
+    labels, batches = [], []
+
+    def run(pipeline, crew, label):
+        outcome = run_crew(pipeline, crew, tmp_path, run=label)
+        labels.append(label)
+        batches.append(len(crew.workers["w"].asked))
+        return outcome
+
+    _, crew = compared_sides(tmp_path, run=run)
+    assert labels == [f"compare/arithmetic/{side}" for side in ("chain", "prompt", "judge")]
+    assert batches == [11, 22, 22]
+    firsts = [ask.subtask.inputs["sum"] for ask in crew.workers["w"].asked[:7]]
+    assert firsts == [f"100 + {number}" for number in SIDES]  # every input once before any is asked again
+
+
+def test_a_result_that_no_judge_can_use_is_no_one_s(tmp_path):
+    found, crew = compared_sides(tmp_path, numbers=[13, 19], judges=lambda ask: "neither", num_judges=3)
+    assert found.preferred.mean == 0.5
+    assert len(crew.workers["j"].asked) == 2 * 3 * 3
+
+
+def test_without_judges_results_are_graded_alone(tmp_path):
+    found, crew = compared_sides(tmp_path, num_judges=0)
+    assert found.preferred is None
+    assert found.chain_gold.mean == pytest.approx(4 / 7)
+    assert crew.workers["j"].asked == []
+    with pytest.raises(ConfigError, match="number of judges must be >= 0, but is -1"):
+        compared_sides(tmp_path, num_judges=-1)
+    goals = [GradedInput(text="A motto.")]
+    iterative = algorithm("iterative")
+    crew = crew_of(w=scripted(lambda ask: "A" if "vote" in ask.subtask.name else f"text {len(ask.subtask.inputs)}"))
+    config = iterative.config(num_creations=2)
+    found = compare_chain(iterative, config, goals, crew=crew, run=runner_in(tmp_path), num_judges=0)
+    assert (found.preferred, found.chain_gold, found.prompt_gold, found.gold_difference) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("max_calls", "message"),
+    [
+        ({"chain": 10}, "needs the chain side to come through, but it is budget: 10 of 10 calls are spent"),
+        ({"prompt": 3}, "needs the prompt side to come through, but it is budget"),
+        ({"judge": 14}, "needs the judging to come through, but it is budget"),
+    ],
+)
+def test_a_side_that_a_budget_ends_is_no_comparison(tmp_path, max_calls, message):
+    def run(pipeline, crew, label):
+        limit = max_calls.get(label.rsplit("/", 1)[1])
+        return run_crew(pipeline, crew, tmp_path, run=label, budget=Budget(max_calls=limit))
+
+    with pytest.raises(DataError, match=message):
+        compared_sides(tmp_path, run=run)
+    found, crew = compared_sides(tmp_path)  # with more to spend it goes on
+    assert found.num_inputs == 7
+    assert len(crew.workers["w"].asked) < 22 or len(crew.workers["j"].asked) == 1
 
 
 def test_a_probe_tells_phrasings_apart(tmp_path):

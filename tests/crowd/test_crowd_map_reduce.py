@@ -16,7 +16,7 @@ from hierrouter_jax.crowd.algorithms.map_reduce import (
     one_prompt,
     unused_facts,
 )
-from hierrouter_jax.crowd.output_schemas import ItemsSchema, Refused, schema_from_json, schema_to_json
+from hierrouter_jax.crowd.output_schemas import ChoiceSchema, ItemsSchema, Refused, schema_from_json, schema_to_json
 
 OUTLINE = ["Roots", "Bark", "Leaves", "Fruit", "Uses"]
 TOPIC = "the walnut tree"
@@ -126,7 +126,17 @@ def test_whoever_made_an_outline_rates_none(tmp_path):
     raters = {ask.contributor.name for ask in worker.asked[3:18]}
     assert makers == ["ann#0", "bo#0", "ann#1"]
     assert raters == {"bo#1", "ann#2", "bo#2", "ann#3", "bo#3"}
-    assert worker.asked[3].subtask.inputs["rating"] == "a whole number from 1 to 5"
+    assert worker.asked[3].subtask.inputs == {"topic": TOPIC, "outline": outline_number(0).split("\n")}
+
+
+@pytest.mark.parametrize(("least", "most", "options"), [(1, 5, "12345"), (0, 1, "01"), (3, 7, "34567")])
+def test_a_rating_is_one_of_the_numbers_of_the_scale(tmp_path, least, most, options):
+    worker = scripted(rated([str(most) * 5, str(least) * 5, str(most) * 5]))
+    config = MapReduceConfig(variant="rated", facts_per_heading=1, min_rating=least, max_rating=most)
+    outcome = run_scripted(map_reduce(TOPIC, config), worker, tmp_path)
+    schemas = [ask.subtask.schema for ask in worker.asked if ask.subtask.name == "rate"]
+    assert schemas == [ChoiceSchema(options=tuple(options))] * 15
+    assert outcome.result["headings"] == outline_number(0).split("\n")
 
 
 def test_a_rating_outside_the_scale_is_refused(tmp_path):

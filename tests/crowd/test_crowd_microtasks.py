@@ -24,7 +24,7 @@ TEXT = " ".join(map(str, NUMBERS))
 
 
 def adds(ask):
-    return str(sum(int(value) for value in ask.subtask.inputs.values()))
+    return str(sum(map(int, ask.subtask.inputs["sum"].split(" + "))))
 
 
 def test_a_chain_adds_two_numbers_at_a_time_from_the_left(tmp_path):
@@ -35,8 +35,8 @@ def test_a_chain_adds_two_numbers_at_a_time_from_the_left(tmp_path):
         "sum": totals[-1],
         "steps": [[totals[place], NUMBERS[place + 1], totals[place + 1]] for place in range(6)],
     }
-    shown = [list(ask.subtask.inputs.values()) for ask in worker.asked]
-    assert shown == [[str(totals[place]), str(NUMBERS[place + 1])] for place in range(6)]
+    shown = [ask.subtask.inputs for ask in worker.asked]
+    assert shown == [{"sum": f"{totals[place]} + {NUMBERS[place + 1]}"} for place in range(6)]
 
 
 def test_a_tree_adds_pairs_side_by_side(tmp_path):
@@ -45,6 +45,7 @@ def test_a_tree_adds_pairs_side_by_side(tmp_path):
     assert result["sum"] == sum(NUMBERS)
     steps = [tuple(step[:2]) for step in result["steps"]]
     assert steps == [(13, 29), (31, 7), (2, 41), (42, 38), (43, 17), (80, 60)]
+    assert [ask.subtask.inputs for ask in worker.asked] == [{"sum": f"{first} + {second}"} for first, second in steps]
 
 
 @pytest.mark.parametrize("num_garbage", [0, 1, 2, 3, 4, 5])
@@ -81,7 +82,7 @@ def test_numbers_are_read_and_anything_else_is_named():
 def test_one_prompt_shows_all_numbers(tmp_path):
     worker = scripted(lambda ask: "The sum is 140.")
     assert run_scripted(add_at_once(TEXT, ArithmeticConfig()), worker, tmp_path).result == {"sum": 140}
-    assert worker.asked[0].subtask.inputs == {"numbers": "13 + 29 + 31 + 7 + 2 + 41 + 17"}
+    assert worker.asked[0].subtask.inputs == {"sum": "13 + 29 + 31 + 7 + 2 + 41 + 17"}
 
 
 def compares(key):
@@ -257,6 +258,7 @@ def test_a_piece_shows_the_words_around_it(tmp_path):
         "piece": "river wos closed las spring",
         "text after": "becuse two",
     }
+    assert list(worker.asked[1].subtask.inputs) == ["text before", "text after", "piece"]  # as it is shown
     assert "text before" not in worker.asked[0].subtask.inputs
     assert "text after" not in worker.asked[3].subtask.inputs
 

@@ -21,7 +21,7 @@ from hierrouter_jax.crowd.output_schemas import (
 )
 from hierrouter_jax.crowd.prompts import subtask_prompt, subtask_text, token_budget
 from hierrouter_jax.crowd.runner import Crew
-from hierrouter_jax.crowd.subtasks import SubTask, values
+from hierrouter_jax.crowd.subtasks import Example, SubTask, values
 from hierrouter_jax.crowd.workers.pool_worker import PoolWorker, drawn_option
 from hierrouter_jax.crowd.workers.worker import Ask, Contributor
 from hierrouter_jax.llm.scripted_engine import ScriptedEngine, scripted_card
@@ -34,6 +34,7 @@ CARDS = (
 
 
 TEXT = TextSchema()
+EXAMPLES = (Example(inputs={"goal": "a song"}, answer="La la."),)
 
 
 @pytest.fixture
@@ -68,8 +69,45 @@ def test_a_chat_model_is_sent_a_message_and_a_base_model_text_that_an_answer_con
     words = "Say it.\n\ngoal: a poem\n\nAnswer with the text alone, without quotes and without remarks."
     assert chatty.prompt == (Message(role="user", content=words),)
     assert (chatty.stop, chatty.options) == ((), ())
-    assert plain.prompt == f"{words}\n\nAnswer:"
-    assert (plain.stop, plain.options) == (("\n\n",), ())
+    assert plain.prompt == f'{words}\n\nAnswer: "'
+    assert (plain.stop, plain.options) == (('"\n', "\n\n"), ())
+
+
+@pytest.mark.parametrize(
+    ("schema", "examples"),
+    [(NumberSchema(), ()), (NumberSchema(), EXAMPLES), (TEXT, EXAMPLES), (ItemsSchema(), EXAMPLES)],
+    ids=["number", "number with examples", "text with examples", "items with examples"],
+)
+def test_a_number_and_whatever_has_examples_is_text_for_a_chat_model_too(store, schema, examples):
+    engine = ScriptedEngine(CARDS)
+    replies(PoolWorker(engine, store), [ask(task(schema, examples=examples), kin=kin) for kin in ("chatty", "plain")])
+    chatty, plain = engine.requests
+    assert (chatty.model, plain.model) == ("chatty", "plain")
+    assert chatty.prompt == plain.prompt == subtask_prompt("plain", task(schema, examples=examples), 0)
+    assert chatty.stop == plain.stop == ("\n" if schema == NumberSchema() else "\n\n",)
+
+
+@pytest.mark.parametrize("schema", [ItemsSchema(), SpansSchema(text="a"), FieldsSchema(names=("a",))])
+def test_other_formats_are_messages_for_a_chat_model(store, schema):
+    engine = ScriptedEngine(CARDS)
+    replies(PoolWorker(engine, store), [ask(task(schema))])
+    assert engine.requests[0].prompt == (Message(role="user", content=subtask_text(task(schema), 0)),)
+    assert engine.requests[0].stop == ()
+
+
+@pytest.mark.parametrize(
+    ("kin", "examples", "expected"),
+    [
+        ("plain", (), "It is done."),  # the prompt has opened the quote
+        ("plain", EXAMPLES, 'It is done."'),
+        ("chatty", (), 'It is done."'),
+        ("chatty", EXAMPLES, 'It is done."'),
+    ],
+)
+def test_what_ends_a_quote_that_the_prompt_began_is_no_part_of_the_answer(store, kin, examples, expected):
+    engine = ScriptedEngine(CARDS, lambda card, request: ' It is done."\n')
+    (reply,) = replies(PoolWorker(engine, store), [ask(task(examples=examples), kin=kin)])
+    assert reply.text == expected
 
 
 def test_a_choice_is_ranked_after_text_by_every_model(store):
@@ -86,21 +124,22 @@ def test_a_choice_is_ranked_after_text_by_every_model(store):
 @pytest.mark.parametrize(
     ("schema", "budget", "stop"),
     [
-        (NumberSchema(), 96, "\n"),
-        (TextSchema(max_chars=60), 28, "\n\n"),
-        (TextSchema(max_chars=100_000), 384, "\n\n"),
-        (ItemsSchema(max_items=3, max_item_chars=50), 58, "\n\n"),
-        (ItemsSchema(max_items=30, max_item_chars=1000), 384, "\n\n"),
-        (SpansSchema(text="a" * 31), 18, "\n\n"),
-        (SpansSchema(text="a" * 3100), 256, "\n\n"),
-        (FieldsSchema(names=("a", "b", "c")), 160, "\n\n"),
+        (NumberSchema(), 96, ("\n",)),
+        (TextSchema(max_chars=60), 28, ('"\n', "\n\n")),
+        (TextSchema(max_chars=100_000), 384, ('"\n', "\n\n")),
+        (TextSchema(max_chars=60, is_one_line=True), 28, ('"\n', "\n")),
+        (ItemsSchema(max_items=3, max_item_chars=50), 58, ("\n\n",)),
+        (ItemsSchema(max_items=30, max_item_chars=1000), 384, ("\n\n",)),
+        (SpansSchema(text="a" * 31), 18, ("\n\n",)),
+        (SpansSchema(text="a" * 3100), 256, ("\n\n",)),
+        (FieldsSchema(names=("a", "b", "c")), 160, ("\n\n",)),
     ],
 )
 def test_budget_and_stop_depend_on_the_schema(store, schema, budget, stop):
     engine = ScriptedEngine(CARDS)
     replies(PoolWorker(engine, store), [ask(task(schema), kin="plain")])
     (request,) = engine.requests
-    assert (request.max_new_tokens, request.stop) == (budget, (stop,))
+    assert (request.max_new_tokens, request.stop) == (budget, stop)
     assert token_budget(schema) == budget
 
 
@@ -138,7 +177,6 @@ def test_long_inputs_and_those_of_several_lines_stand_below_their_name():
     assert shown("a" * 60) == "goal: " + "a" * 60
     assert shown("a" * 61) == "goal:\n" + "a" * 61
     assert shown("a\nb") == "goal:\na\nb"
-    assert subtask_prompt("plain", task(), 0) == f"{subtask_text(task(), 0)}\n\nAnswer:"
 
 
 # -- what is asked --

@@ -20,7 +20,7 @@ from hierrouter_jax.core.errors import ConfigError, PromptTooLongError
 from hierrouter_jax.costs import hop_cost
 from hierrouter_jax.crowd.crew import RouterConfig
 from hierrouter_jax.crowd.output_schemas import YES_NO, ChoiceSchema, NumberSchema, TextSchema
-from hierrouter_jax.crowd.subtasks import SubTask, contributors
+from hierrouter_jax.crowd.subtasks import Example, SubTask, contributors
 from hierrouter_jax.crowd.workers.router_worker import RouterWorker, subtask_row
 from hierrouter_jax.crowd.workers.worker import Ask, Contributor
 from hierrouter_jax.encoder.hashing import HashingEncoder
@@ -60,6 +60,14 @@ def answer(worker, asks):
     replies = {}
     worker.answer(asks, lambda index, reply: replies.setdefault(index, reply))
     return [replies[index] for index in range(len(asks))]
+
+
+@pytest.mark.parametrize("schema", [TextSchema(), NumberSchema(), YES_NO])
+def test_a_router_is_asked_without_examples_as_it_was_trained(schema):
+    examples = (Example(inputs={"goal": "y"}, answer="yes 7"),)
+    asked = subtask_row(ask("Say.", schema, inputs={"goal": "x"}, examples=examples))
+    assert asked == subtask_row(ask("Say.", schema, inputs={"goal": "x"}))
+    assert asked.question.startswith("Say.\n\ngoal: x\n\nAnswer with ")
 
 
 def test_a_sub_task_is_an_open_question_in_words():

@@ -20,11 +20,12 @@ def fitting(examples: Sequence[Example], schema: Schema, *, num: int) -> tuple[E
 
 
 def _takes(schema: Schema, answer: str) -> bool:
+    """Say whether a schema takes all of an answer; of a list it leaves out what is beyond its limit."""
     try:
-        schema.parse(answer)
+        value = schema.parse(answer)
     except Refused:
         return False
-    return True
+    return not isinstance(value, list) or len(value) == len(answer.split("\n"))
 
 
 def _examples(*pairs: tuple[Mapping[str, Input], str]) -> tuple[Example, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.crowd.comparison.graded_inputs import GradedInput
 from hierrouter_jax.crowd.comparison.grading import can_grade, result_score, result_text
-from hierrouter_jax.crowd.comparison.intervals import Estimate, mean_estimate
+from hierrouter_jax.crowd.comparison.intervals import Estimate, difference_estimate, mean_estimate
 from hierrouter_jax.crowd.comparison.matrix import RunPipeline, require_done
 from hierrouter_jax.crowd.registry import Algorithm
 from hierrouter_jax.crowd.runner import Crew
@@ -85,7 +85,9 @@ def compare_chain(
         preferred=mean_estimate(preferred) if preferred else None,
         chain_gold=mean_estimate([first for first, _ in pairs]) if pairs else None,
         prompt_gold=mean_estimate([second for _, second in pairs]) if pairs else None,
-        gold_difference=mean_estimate([first - second for first, second in pairs]) if pairs else None,
+        gold_difference=difference_estimate([first for first, _ in pairs], [second for _, second in pairs])
+        if pairs
+        else None,
         chain_cost=spent["chain"].cost / len(inputs),
         prompt_cost=spent["prompt"].cost / len(inputs),
         chain_calls=spent["chain"].num_calls / len(inputs),

@@ -185,20 +185,27 @@ def _sum(result: Any, one: GradedInput) -> float | None:
 
 
 def _compare(subtask: SubTask, slot: int, value: Any, one: GradedInput) -> float | None:
-    return float(value == _perfect_compare(subtask, slot, one))
+    return float(value == _perfect_compare(subtask, slot, one)) if one.gold.get("order") else None
 
 
 def _perfect_compare(subtask: SubTask, slot: int, one: GradedInput) -> str:
-    order = list(one.gold["order"])
     shown = subtask.inputs_of(slot)
-    return min(("A", "B"), key=lambda label: order.index(str(shown[label])))
+    place = _places(one, [str(shown[label]) for label in "AB"])
+    return min("AB", key=lambda label: place[str(shown[label])])
+
+
+def _places(one: GradedInput, items: Sequence[str]) -> dict[str, int]:
+    """Return which item stands where in the right order; `DataError` where one of those given does not."""
+    place = {item: index for index, item in enumerate(one.gold.get("order", []))}
+    if lost := [item for item in items if item not in place]:
+        raise DataError(f"The order in the gold must hold every item of its list, but {lost[0]!r} is not there.")
+    return place
 
 
 def _sorted(result: Any, one: GradedInput) -> float | None:
-    order = one.gold.get("order")
-    if not order:
+    if not one.gold.get("order"):
         return None
-    place = {item: index for index, item in enumerate(order)}
+    place = _places(one, result["items"])
     pairs = list(itertools.combinations(result["items"], 2))
     return sum(place[first] < place[second] for first, second in pairs) / len(pairs) if pairs else 1.0
 
@@ -208,7 +215,7 @@ def _sorted(result: Any, one: GradedInput) -> float | None:
 
 def _right_words(one: GradedInput) -> list[str]:
     """Return the words of the right text; `DataError` where they are not as many as those of the garbled one."""
-    garbled, right = one.text.split(), str(one.gold["text"]).split()
+    garbled, right = one.text.split(), str(one.gold.get("text", "")).split()
     if len(garbled) != len(right):
         raise DataError(
             f"The right text must have as many words as the garbled one ({len(garbled)}), but has {len(right)}: "
@@ -218,22 +225,25 @@ def _right_words(one: GradedInput) -> list[str]:
 
 
 def _perfect_transcribe(subtask: SubTask, slot: int, one: GradedInput) -> str:
-    """Return the right words of a piece, which is found by the words around it: the first place where all stand."""
+    """Return the right words of a piece, found by the words around it: the first place where all stand.
+
+    A piece with nothing behind it is the last one.
+    """
     shown = {name: str(value).split() for name, value in subtask.inputs_of(slot).items()}
     before, piece = shown.get("text before", []), shown["piece"]
     wanted = [*before, *piece, *shown.get("text after", [])]
     garbled = one.text.split()
-    starts = range(len(garbled) - len(wanted) + 1)
+    starts = range(len(garbled) - len(wanted) + 1)[:: 1 if "text after" in shown else -1]
     start = next(start for start in starts if garbled[start : start + len(wanted)] == wanted) + len(before)
     return " ".join(_right_words(one)[start : start + len(piece)])
 
 
 def _transcribe(subtask: SubTask, slot: int, value: Any, one: GradedInput) -> float | None:
-    return _share_of_words(str(value), _perfect_transcribe(subtask, slot, one)) if "text" in one.gold else None
+    return _share_of_words(str(value), _perfect_transcribe(subtask, slot, one)) if one.gold.get("text") else None
 
 
 def _transcribed(result: Any, one: GradedInput) -> float | None:
-    return _share_of_words(str(result["text"]), " ".join(_right_words(one)))
+    return _share_of_words(str(result["text"]), " ".join(_right_words(one))) if one.gold.get("text") else None
 
 
 def _share_of_words(text: str, right: str) -> float:
@@ -258,7 +268,7 @@ def _perfect_answered(subtask: SubTask, slot: int, one: GradedInput) -> str:
 
 
 def _final_answer(result: Any, one: GradedInput) -> float | None:
-    return float(result["answer"] == one.gold["answer"])
+    return float(result["answer"] == one.gold["answer"]) if "answer" in one.gold else None
 
 
 def _same(first: str, second: str) -> bool:

@@ -37,10 +37,32 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
         return share_estimate(int(numbers.sum()), len(numbers))
     if np.all(numbers == numbers[0]):
         return Estimate(mean=mean, low=mean, high=mean, count=len(numbers))
+    return _bootstrapped(numbers)
+
+
+def difference_estimate(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    """Return the mean of first less second, two scores in [0, 1] an input, with its interval, as of a mean.
+
+    Where both sides are equal on every input, no more than Wilson's share of inputs may favour either.
+    """
+    numbers = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    if not numbers.size:
+        raise DataError("A difference needs at least one input, but there is none.")
+    if np.all(numbers == 0):
+        bound = share_estimate(0, len(numbers)).high
+        return Estimate(mean=0.0, low=-bound, high=bound, count=len(numbers))
+    if np.all(numbers == numbers[0]):
+        bound = share_estimate(len(numbers), len(numbers)).low * float(numbers[0])
+        low, high = sorted((bound, float(numbers[0])))
+        return Estimate(mean=float(numbers[0]), low=low, high=high, count=len(numbers))
+    return _bootstrapped(numbers)
+
+
+def _bootstrapped(numbers: np.ndarray) -> Estimate:
     found = stats.bootstrap(
         (numbers,), np.mean, n_resamples=NUM_RESAMPLES, confidence_level=LEVEL, method="percentile", rng=0
     ).confidence_interval
-    return Estimate(mean=mean, low=float(found.low), high=float(found.high), count=len(numbers))
+    return Estimate(mean=float(numbers.mean()), low=float(found.low), high=float(found.high), count=len(numbers))
 
 
 def share_estimate(successes: int, count: int) -> Estimate:

@@ -55,11 +55,11 @@ CROWD_MATRIX := $(BIN)/hierrouter crowd matrix --crew experiments/crowd/crews/ea
 crowd: $(RUN_STAMP)
 	$(BIN)/hierrouter quickstart --no-live --out runs/quickstart
 	$(BIN)/python experiments/crowd_chains.py --store runs/crowd.sqlite --out docs/results/crowd
-	for options in num_examples=4 num_examples=0; do \
-	  $(CROWD_MATRIX) arithmetic --inputs experiments/crowd/inputs/sums.jsonl --options $$options \
-	    --out docs/results/crowd/$$options && \
-	  $(CROWD_MATRIX) find_fix_verify --inputs experiments/crowd/inputs/proofread.jsonl --options $$options \
-	    --out docs/results/crowd/$$options || exit 1; \
+	for number in 4 0; do \
+	  $(CROWD_MATRIX) arithmetic --inputs experiments/crowd/inputs/sums.jsonl --options num_examples=$$number \
+	    --out docs/results/crowd/examples_$$number && \
+	  $(CROWD_MATRIX) find_fix_verify --inputs experiments/crowd/inputs/proofread.jsonl --options num_examples=$$number \
+	    --out docs/results/crowd/examples_$$number || exit 1; \
 	done
 	$(BIN)/python experiments/crowd_algorithms.py --store runs/crowd.sqlite \
 	  --out experiments/crowd/results --tables docs/results/crowd

@@ -17,7 +17,7 @@ from typing import Any
 from command import run
 from rich.console import Console
 
-from hierrouter_jax.core.atomic_files import write_text_atomically
+from hierrouter_jax.core.atomic_files import atomic_write, write_text_atomically
 from hierrouter_jax.core.configs import digest, to_json_dict
 from hierrouter_jax.core.progress import progress_bar
 from hierrouter_jax.crowd.comparison.chain_or_prompt import ChainComparison, compare_chain
@@ -29,8 +29,9 @@ from hierrouter_jax.crowd.subtasks import Pipeline
 from hierrouter_jax.crowd.workers.pool_worker import PoolWorker
 from hierrouter_jax.llm.flax_engine import FlaxEngine
 from hierrouter_jax.llm.pool import load_pool
-from hierrouter_jax.report.crowd_report import chain_table
+from hierrouter_jax.report.crowd_report import chain_figure, chain_table
 from hierrouter_jax.report.tables import markdown_table, rich_table
+from hierrouter_jax.report.themes import png_bytes
 from hierrouter_jax.store.response_store import ResponseStore
 
 HERE = Path(__file__).resolve().parent
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pool", type=Path, default=HERE / "pools" / "small.toml")
     parser.add_argument("--inputs", type=Path, default=HERE / "crowd" / "inputs", help="folder of JSONL files")
     parser.add_argument("--store", type=Path, required=True, help="response store with the journal")
-    parser.add_argument("--out", type=Path, required=True, help="folder for a table an algorithm")
+    parser.add_argument("--out", type=Path, required=True, help="folder for a table and a picture an algorithm")
     options = parser.parse_args(arguments)
     engine = FlaxEngine(load_pool(options.pool))
     models = [card.name for card in engine.cards]
@@ -76,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             table = chain_table(rows)
             Console().print(rich_table(table))
             write_text_atomically(options.out / f"chain_{name}.md", markdown_table(table))
+            with atomic_write(options.out / f"chain_{name}.png") as picture:
+                picture.write(png_bytes(chain_figure(rows)))
             data: dict[str, Any] = {model: to_json_dict(one) for model, one in rows}
             write_text_atomically(options.out / f"chain_{name}.json", json.dumps(data, indent=1) + "\n")
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from hierrouter_jax.core.errors import ConfigError
 
+COST_DIGITS = 9  # behind the point, that are counted
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
@@ -16,8 +18,9 @@ class Spent:
     cost: float = 0.0
 
     def plus(self, cost: float) -> Spent:
-        """Return what is spent after one more answer."""
-        return Spent(num_calls=self.num_calls + 1, cost=self.cost + cost)
+        """Return what is spent after one more answer; whatever the order of answers, their sum is the same number."""
+        total = round(self.cost + round(cost, COST_DIGITS), COST_DIGITS)
+        return Spent(num_calls=self.num_calls + 1, cost=total)
 
 
 @dataclass(frozen=True, kw_only=True)

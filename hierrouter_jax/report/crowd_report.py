@@ -99,7 +99,7 @@ def matrix_page(matrix: Matrix) -> str:
 
 
 def chain_table(comparisons: Sequence[tuple[str, ChainComparison]]) -> Table:
-    """Return a line a comparison, each under a name: votes, grades, costs."""
+    """Return a line a comparison, each under a name: votes and grades, as far as there are any; costs, failures."""
     header = (
         "crew",
         "chain preferred % [95%]",
@@ -127,9 +127,12 @@ def chain_table(comparisons: Sequence[tuple[str, ChainComparison]]) -> Table:
         )
         for name, one in comparisons
     ]
+    kept = [place for place in range(len(header)) if any(row[place] for row in rows)]
     first = comparisons[0][1]
     return Table(
-        title=f"{first.algorithm}: chain or one prompt, {first.num_inputs} inputs", header=header, rows=tuple(rows)
+        title=f"{first.algorithm}: chain or one prompt, {first.num_inputs} inputs",
+        header=tuple(header[place] for place in kept),
+        rows=tuple(tuple(row[place] for place in kept) for row in rows),
     )
 
 

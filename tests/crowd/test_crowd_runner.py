@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import random
 
 import pytest
 from crowd_runs import asked_names, run_crew, run_scripted, scripted
 
 from hierrouter_jax.core.errors import ConfigError, DataError
-from hierrouter_jax.crowd.budget import Budget
+from hierrouter_jax.crowd.budget import Budget, Spent
 from hierrouter_jax.crowd.journal import Journal
 from hierrouter_jax.crowd.output_schemas import YES_NO, NumberSchema, TextSchema
 from hierrouter_jax.crowd.runner import Crew, Runner
@@ -197,6 +199,19 @@ def test_budgets_of_cost_and_time(tmp_path):
     assert "seconds are gone" in outcome.reason
     with pytest.raises(ConfigError, match="max_calls must be > 0"):
         Budget(max_calls=0)
+
+
+def test_costs_have_one_sum_in_whichever_order_answers_are_counted():
+    """So that a run which is read from its journal says of itself what it said when it was asked."""
+    draw = random.Random(7)
+    costs = [draw.randint(1, 997) * draw.choice([1.0, 2.7]) / 4910.0 for _ in range(997)]
+    totals = set()
+    for _ in range(11):
+        draw.shuffle(costs)
+        totals.add(functools.reduce(Spent.plus, costs, Spent()))
+    (spent,) = totals
+    assert spent.num_calls == 997
+    assert spent.cost == pytest.approx(math.fsum(costs), abs=997e-9)
 
 
 def test_a_journal_of_another_pipeline_is_refused(tmp_path):

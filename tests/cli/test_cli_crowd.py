@@ -103,6 +103,10 @@ def test_matrix_probe_and_assign(place, capsys):
     (place / "words.json").write_text(json.dumps({"short": "Sum?"}))
     assert main(["crowd", "probe", *command, "--subtask", "add", "--phrasings", "words.json"]) == 0
     assert set(result(place)["cells"]) == {"as it is", "short"}
+    assert main(["crowd", "probe", *command, "--subtask", "add", "--phrasings", "words.json", "--out", "probed"]) == 0
+    made = {path.name for path in (place / "probed").iterdir()}
+    assert made == {f"arithmetic_probe_add.{kind}" for kind in ("md", "html", "json", "png")}
+    assert json.loads((place / "probed" / "arithmetic_probe_add.json").read_text()) == result(place)
     assigned = ["crowd", "assign", "--matrix", "pages/arithmetic_matrix.json", "--budget", "9", "--json", "out.json"]
     assert main(assigned) == 0
     assert result(place)["worker_of"] == {"add": "w"}
@@ -118,6 +122,10 @@ def test_compare_grades_and_judges(place):
     assert found["chain_gold"]["mean"] == 1.0
     assert found["prompt_failures"] == 2  # a line of text is no number
     assert found["preferred"]["mean"] == 1.0
+    assert main([*command, "--num-judges", "3", "--out", "pages"]) == 0
+    made = {path.name for path in (place / "pages").iterdir()}
+    assert made == {f"arithmetic_compare.{kind}" for kind in ("md", "html", "json", "png")}
+    assert json.loads((place / "pages" / "arithmetic_compare.json").read_text()) == found
 
 
 @pytest.mark.parametrize(

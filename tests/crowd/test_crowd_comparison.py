@@ -313,14 +313,14 @@ def test_without_judges_results_are_graded_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("max_calls", "message"),
+    ("max_calls", "message", "num_left"),
     [
-        ({"chain": 10}, "needs the chain side to come through, but it is budget: 10 of 10 calls are spent"),
-        ({"prompt": 3}, "needs the prompt side to come through, but it is budget"),
-        ({"judge": 14}, "needs the judging to come through, but it is budget"),
+        ({"chain": 10}, "needs the chain side to come through, but it is budget: 10 of 10 calls are spent", (1, 15)),
+        ({"prompt": 3}, "needs the prompt side to come through, but it is budget", (8, 15)),
+        ({"judge": 14}, "needs the judging to come through, but it is budget", (0, 1)),
     ],
 )
-def test_a_side_that_a_budget_ends_is_no_comparison(tmp_path, max_calls, message):
+def test_a_side_that_a_budget_ends_is_no_comparison(tmp_path, max_calls, message, num_left):
     def run(pipeline, crew, label):
         limit = max_calls.get(label.rsplit("/", 1)[1])
         return run_crew(pipeline, crew, tmp_path, run=label, budget=Budget(max_calls=limit))
@@ -329,7 +329,7 @@ def test_a_side_that_a_budget_ends_is_no_comparison(tmp_path, max_calls, message
         compared_sides(tmp_path, run=run)
     found, crew = compared_sides(tmp_path)  # with more to spend it goes on
     assert found.num_inputs == 7
-    assert len(crew.workers["w"].asked) < 22 or len(crew.workers["j"].asked) == 1
+    assert tuple(len(crew.workers[name].asked) for name in "wj") == num_left
 
 
 def test_a_probe_tells_phrasings_apart(tmp_path):

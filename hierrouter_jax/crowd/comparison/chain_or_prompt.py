@@ -16,7 +16,7 @@ from hierrouter_jax.crowd.comparison.grading import can_grade, result_score, res
 from hierrouter_jax.crowd.comparison.intervals import Estimate, difference_estimate, mean_estimate
 from hierrouter_jax.crowd.comparison.matrix import RunPipeline, require_done
 from hierrouter_jax.crowd.registry import Algorithm
-from hierrouter_jax.crowd.runner import Crew
+from hierrouter_jax.crowd.runner import Crew, RunOutcome
 from hierrouter_jax.crowd.subtasks import Pipeline, SubTaskFailedError, side_by_side
 from hierrouter_jax.crowd.votes import Candidate, vote
 
@@ -65,13 +65,11 @@ def compare_chain(
     """
     if num_judges < 0:
         raise ConfigError(f"The number of judges must be >= 0, but is {num_judges}.")
-    labels = {"chain": found.make, "prompt": found.one_prompt}
-    outcomes = {
-        label: run(side_by_side([make(one.text, config) for one in inputs]), crew, f"compare/{found.name}/{label}")
-        for label, make in labels.items()
-    }
-    for label, outcome in outcomes.items():
-        require_done(outcome, f"the {label} side")
+    outcomes: dict[str, RunOutcome] = {}
+    for label, make in (("chain", found.make), ("prompt", found.one_prompt)):
+        pipelines = [make(one.text, config) for one in inputs]
+        outcomes[label] = run(side_by_side(pipelines), crew, f"compare/{found.name}/{label}")
+        require_done(outcomes[label], f"the {label} side")
     chains, prompts = outcomes["chain"].result, outcomes["prompt"].result
     preferred = _preferred(found, inputs, chains, prompts, crew, run, num_judges, question, seed) if num_judges else []
     graded = [

@@ -315,7 +315,11 @@ def test_without_judges_results_are_graded_alone(tmp_path):
 @pytest.mark.parametrize(
     ("max_calls", "message", "num_left"),
     [
-        ({"chain": 10}, "needs the chain side to come through, but it is budget: 10 of 10 calls are spent", (1 + 11, 15)),
+        (
+            {"chain": 10},
+            "needs the chain side to come through, but it is budget: 10 of 10 calls are spent",
+            (1 + 11, 15),
+        ),
         ({"prompt": 3}, "needs the prompt side to come through, but it is budget", (8, 15)),
         ({"judge": 14}, "needs the judging to come through, but it is budget", (0, 1)),
     ],

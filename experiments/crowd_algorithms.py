@@ -23,8 +23,9 @@ from rich.console import Console
 from hierrouter_jax.core.atomic_files import write_text_atomically
 from hierrouter_jax.core.configs import digest, to_json_dict
 from hierrouter_jax.core.progress import progress_bar
+from hierrouter_jax.crowd.comparison.chain_or_prompt import graded_result
 from hierrouter_jax.crowd.comparison.graded_inputs import GradedInput, read_inputs
-from hierrouter_jax.crowd.comparison.grading import can_grade, result_score, result_text
+from hierrouter_jax.crowd.comparison.grading import result_text
 from hierrouter_jax.crowd.journal import Answer, Journal
 from hierrouter_jax.crowd.registry import algorithm
 from hierrouter_jax.crowd.runner import Crew, Runner
@@ -103,12 +104,10 @@ def records_of(
             own = {at: found for at, found in answers.items() if at[0].startswith(f"0:together/{place}/")}
             attempts = [attempt for found in own.values() for attempt in found]
             is_done = not isinstance(result, SubTaskFailedError)
-            is_graded = can_grade(case.algorithm, one)
-            score = (result_score(case.algorithm, result, one) if is_done else 0.0) if is_graded else None
             records[place][side] = {
                 "reason": None if is_done else str(result),
                 "result": result_text(result)[:MAX_SHOWN_CHARS] if is_done else None,
-                "score": score,
+                "score": graded_result(case.algorithm, result, one),
                 "calls": len(attempts),
                 "cost": round(sum(attempt.cost for attempt in attempts), 4),
                 "subtasks": answers_by_subtask(own),

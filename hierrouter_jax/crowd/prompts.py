@@ -44,14 +44,14 @@ def subtask_prompt(
     a pattern better than they take one up from a message (docs/crowd.md has the figures).
     """
     text = subtask_text(subtask, slot, persona=persona, refusals=refusals)
-    if style == "chat" and not is_continued(subtask):
+    if not is_continued(style, subtask):
         return (Message(role="user", content=text),)
     return text + _cue(subtask)
 
 
-def is_continued(subtask: SubTask) -> bool:
-    """Say whether a sub-task is put to chat models too as text that an answer continues."""
-    return bool(subtask.examples) or isinstance(subtask.schema, ChoiceSchema | NumberSchema)
+def is_continued(style: PromptStyle, subtask: SubTask) -> bool:
+    """Say whether a sub-task is put to a model as text that an answer continues."""
+    return style == "plain" or bool(subtask.examples) or isinstance(subtask.schema, ChoiceSchema | NumberSchema)
 
 
 def plain_stop(subtask: SubTask) -> tuple[str, ...]:

@@ -138,7 +138,7 @@ def chain_table(comparisons: Sequence[tuple[str, ChainComparison]]) -> Table:
 
 def chain_figure(comparisons: Sequence[tuple[str, ChainComparison]], *, theme: Theme = LIGHT) -> Figure:
     """Draw, for each crew, the grades of chain and one prompt and the judges' preference, as far as there are any."""
-    rows = {name: _estimates(one) for name, one in comparisons if _estimates(one)}
+    rows = {name: found for name, one in comparisons if (found := _estimates(one))}
     return estimates_figure(
         rows, title=chain_table(comparisons).title, x_label="graded right, or preferred", theme=theme
     )

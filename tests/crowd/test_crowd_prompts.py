@@ -74,7 +74,7 @@ def test_without_examples_the_format_comes_last(schema, form):
     is_text = schema.kind in ("choice", "number")
     message = (Message(role="user", content=words),)
     assert subtask_prompt("chat", asked, 0) == (words + CUES[schema.kind] if is_text else message)
-    assert is_continued(asked) is is_text
+    assert is_continued("chat", asked) is is_text
 
 
 @pytest.mark.parametrize("style", ["chat", "plain"])
@@ -84,7 +84,7 @@ def test_with_examples_the_format_comes_first_and_the_inputs_look_like_theirs(sc
     asked = task(schema, examples=EXAMPLES)
     assert subtask_text(asked, 0) == words
     assert subtask_prompt(style, asked, 0) == f"{words}\nAnswer:"
-    assert is_continued(asked)
+    assert is_continued("chat", asked)
 
 
 def test_an_example_is_written_as_the_question_and_its_answer_are():

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hierrouter_jax.core.errors import ConfigError, DataError
-from hierrouter_jax.crowd.algorithms.examples import ADD, ADD_ALL, MAX_EXAMPLES
+from hierrouter_jax.crowd.algorithms.examples import ADD, ADD_ALL, MAX_EXAMPLES, require_num_examples
 from hierrouter_jax.crowd.output_schemas import NumberSchema
 from hierrouter_jax.crowd.subtasks import Pipeline, SubTask, Together, checked_text, values
 from hierrouter_jax.crowd.votes import most_frequent
@@ -35,8 +35,7 @@ class ArithmeticConfig:
         """Refuse a step that nobody is asked."""
         if self.redundancy < 1:
             raise ConfigError(f"redundancy must be >= 1, but is {self.redundancy}.")
-        if self.num_examples < 0:
-            raise ConfigError(f"num_examples must be >= 0, but is {self.num_examples}.")
+        require_num_examples(self.num_examples)
 
 
 ROLES = ("add",)

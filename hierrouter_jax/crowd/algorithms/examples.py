@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.crowd.output_schemas import Refused, Schema
 from hierrouter_jax.crowd.subtasks import Example, Input
 
 MAX_EXAMPLES = 4  # by default, of a sub-task
+
+
+def require_num_examples(num: int) -> None:
+    """Raise `ConfigError` unless so many examples can be shown."""
+    if num < 0:
+        raise ConfigError(f"num_examples must be >= 0, but is {num}.")
 
 
 def fitting(examples: Sequence[Example], schema: Schema, *, num: int) -> tuple[Example, ...]:

@@ -29,6 +29,7 @@ from hierrouter_jax.crowd.algorithms.examples import (
     MAX_EXAMPLES,
     PROOFREAD_ALL,
     SHORTEN_ALL,
+    require_num_examples,
 )
 from hierrouter_jax.crowd.algorithms.patches import agreed_patches, pick_for_length
 from hierrouter_jax.crowd.output_schemas import YES, YES_NO, SpansSchema, TextSchema
@@ -81,7 +82,7 @@ class FindFixVerifyConfig:
     def __post_init__(self) -> None:
         """Refuse numbers that leave nothing to do."""
         least = {"num_extra_finders": 0, "min_spans": 0, "max_spans": max(1, self.min_spans), "max_growth_chars": 0}
-        least |= {"num_examples": 0}
+        require_num_examples(self.num_examples)
         for name in ("num_finders", "large_text_chars", "num_fixers", "num_verifiers", *least):
             if getattr(self, name) < least.get(name, 1):
                 raise ConfigError(f"{name} must be >= {least.get(name, 1)}, but is {getattr(self, name)}.")

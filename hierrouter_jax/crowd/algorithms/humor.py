@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.crowd.algorithms.examples import HUMOR, MAX_EXAMPLES, ONE_JOKE, fitting
+from hierrouter_jax.crowd.algorithms.examples import HUMOR, MAX_EXAMPLES, ONE_JOKE, fitting, require_num_examples
 from hierrouter_jax.crowd.output_schemas import YES, YES_NO, FieldsSchema, ItemsSchema, Schema, TextSchema
 from hierrouter_jax.crowd.subtasks import (
     Input,
@@ -83,8 +83,7 @@ class HumorConfig:
         for name in ("max_items", "max_item_chars", "max_chars", "num_evaluators", "min_connections", "max_rounds"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, but is {getattr(self, name)}.")
-        if self.num_examples < 0:
-            raise ConfigError(f"num_examples must be >= 0, but is {self.num_examples}.")
+        require_num_examples(self.num_examples)
         for name in ("aspect_kinds", "association_kinds", "belief_kinds", "violation_kinds"):
             kinds = [kind.strip().casefold() for kind in getattr(self, name)]
             if len(kinds) < 2 or len(set(kinds)) != len(kinds) or not all(kinds) or ":" in "".join(kinds):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.crowd.algorithms.examples import MAP, MAX_EXAMPLES, PARTITION, fitting
+from hierrouter_jax.crowd.algorithms.examples import MAP, MAX_EXAMPLES, PARTITION, fitting, require_num_examples
 from hierrouter_jax.crowd.output_schemas import ChoiceSchema, ItemsSchema, TextSchema
 from hierrouter_jax.crowd.subtasks import (
     Contribution,
@@ -82,8 +82,7 @@ class MapReduceConfig:
         for name in names:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, but is {getattr(self, name)}.")
-        if self.num_examples < 0:
-            raise ConfigError(f"num_examples must be >= 0, but is {self.num_examples}.")
+        require_num_examples(self.num_examples)
         if not 1 <= self.min_headings <= self.max_headings:
             raise ConfigError(
                 f"min_headings must lie between 1 and max_headings ({self.max_headings}), but is {self.min_headings}."

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hierrouter_jax.core.errors import ConfigError, DataError
-from hierrouter_jax.crowd.algorithms.examples import MAX_EXAMPLES, SORT_ALL
+from hierrouter_jax.crowd.algorithms.examples import MAX_EXAMPLES, SORT_ALL, require_num_examples
 from hierrouter_jax.crowd.output_schemas import ItemsSchema
 from hierrouter_jax.crowd.subtasks import Pipeline, SubTask, Together, checked_text
 from hierrouter_jax.crowd.votes import Candidate, vote
@@ -32,8 +32,7 @@ class SortingConfig:
         """Refuse a comparison without a vote."""
         if self.num_votes < 1:
             raise ConfigError(f"num_votes must be >= 1, but is {self.num_votes}.")
-        if self.num_examples < 0:
-            raise ConfigError(f"num_examples must be >= 0, but is {self.num_examples}.")
+        require_num_examples(self.num_examples)
         if not self.criterion.strip():
             raise ConfigError("criterion must be a question, but is empty.")
 

@@ -73,7 +73,7 @@ def compare_chain(
     chains, prompts = outcomes["chain"].result, outcomes["prompt"].result
     preferred = _preferred(found, inputs, chains, prompts, crew, run, num_judges, question, seed) if num_judges else []
     graded = [
-        (_graded(found, chain, one), _graded(found, prompt, one))
+        (graded_result(found.name, chain, one), graded_result(found.name, prompt, one))
         for one, chain, prompt in zip(inputs, chains, prompts, strict=True)
     ]
     pairs = [(first, second) for first, second in graded if first is not None and second is not None]
@@ -136,8 +136,8 @@ def _has_failed(result: Any) -> bool:
     return isinstance(result, SubTaskFailedError)
 
 
-def _graded(found: Algorithm, result: Any, one: GradedInput) -> float | None:
-    """Return how right a result is; a run that failed is wrong."""
-    if not can_grade(found.name, one):
+def graded_result(algorithm: str, result: Any, one: GradedInput) -> float | None:
+    """Return how right a result is, None where nothing says it; the failure that stands for a result is wrong."""
+    if not can_grade(algorithm, one):
         return None
-    return 0.0 if _has_failed(result) else result_score(found.name, result, one)
+    return 0.0 if _has_failed(result) else result_score(algorithm, result, one)

@@ -45,8 +45,7 @@ def result_score(algorithm: str, result: Any, one: GradedInput) -> float | None:
     nearer). A sum, the answer to a question: right or wrong. A sorted list: the share of pairs in the right order. A
     transcription: the share of words that are right.
     """
-    grade = _RESULTS.get(algorithm)
-    return None if grade is None else grade(result, one)
+    return _RESULTS[algorithm](result, one) if can_grade(algorithm, one) else None
 
 
 def can_grade(algorithm: str, one: GradedInput) -> bool:
@@ -149,10 +148,8 @@ def _perfect_verify(subtask: SubTask, slot: int, one: GradedInput) -> str:
     return YES if _is_right_version(subtask, slot, one) else NO
 
 
-def _proofread(result: Any, one: GradedInput) -> float | None:
+def _proofread(result: Any, one: GradedInput) -> float:
     errors = _errors(one)
-    if not errors:
-        return None
     right = corrected(one.text, errors).split()
     before = word_distance(one.text.split(), right)
     return max(0.0, 1.0 - word_distance(result["text"].split(), right) / before)
@@ -180,7 +177,7 @@ def _perfect_add(subtask: SubTask, slot: int, one: GradedInput) -> str:
     return str(sum(int(number) for number in str(subtask.inputs_of(slot)["sum"]).split(" + ")))
 
 
-def _sum(result: Any, one: GradedInput) -> float | None:
+def _sum(result: Any, one: GradedInput) -> float:
     return float(result["sum"] == sum(numbers_of(one.text)))
 
 
@@ -202,9 +199,7 @@ def _places(one: GradedInput, items: Sequence[str]) -> dict[str, int]:
     return place
 
 
-def _sorted(result: Any, one: GradedInput) -> float | None:
-    if not one.gold.get("order"):
-        return None
+def _sorted(result: Any, one: GradedInput) -> float:
     place = _places(one, result["items"])
     pairs = list(itertools.combinations(result["items"], 2))
     return sum(place[first] < place[second] for first, second in pairs) / len(pairs) if pairs else 1.0
@@ -242,8 +237,8 @@ def _transcribe(subtask: SubTask, slot: int, value: Any, one: GradedInput) -> fl
     return _share_of_words(str(value), _perfect_transcribe(subtask, slot, one)) if one.gold.get("text") else None
 
 
-def _transcribed(result: Any, one: GradedInput) -> float | None:
-    return _share_of_words(str(result["text"]), " ".join(_right_words(one))) if one.gold.get("text") else None
+def _transcribed(result: Any, one: GradedInput) -> float:
+    return _share_of_words(str(result["text"]), " ".join(_right_words(one)))
 
 
 def _share_of_words(text: str, right: str) -> float:
@@ -267,8 +262,8 @@ def _perfect_answered(subtask: SubTask, slot: int, one: GradedInput) -> str:
     return str(one.gold["answer"])
 
 
-def _final_answer(result: Any, one: GradedInput) -> float | None:
-    return float(result["answer"] == one.gold["answer"]) if "answer" in one.gold else None
+def _final_answer(result: Any, one: GradedInput) -> float:
+    return float(result["answer"] == one.gold["answer"])
 
 
 def _same(first: str, second: str) -> bool:
@@ -302,7 +297,7 @@ _NEEDED = {  # the part of gold without which nothing is right or wrong
     "transcription": "text",
     "justify_reconsider": "answer",
 }
-_RESULTS: dict[str, Callable[[Any, GradedInput], float | None]] = {
+_RESULTS: dict[str, Callable[[Any, GradedInput], float]] = {
     "find_fix_verify": _proofread,
     "arithmetic": _sum,
     "sorting": _sorted,

@@ -95,7 +95,7 @@ class PoolWorker:
             model=card.name,
             prompt=prompt,
             max_new_tokens=min(token_budget(schema), card.max_new_tokens),
-            stop=plain_stop(ask.subtask) if style == "plain" or is_continued(ask.subtask) else (),
+            stop=plain_stop(ask.subtask) if is_continued(style, ask.subtask) else (),
             sampling=sampling,
         )
 
@@ -107,7 +107,7 @@ class PoolWorker:
         if response.option_logprobs and self._temperature > 0:
             assert isinstance(ask.subtask.schema, ChoiceSchema)
             text = drawn_option(ask.subtask.schema.options, response.option_logprobs, self._temperature, seed=ask.seed)
-        is_text = card.prompt_style == "plain" or is_continued(ask.subtask)
+        is_text = is_continued(card.prompt_style, ask.subtask)
         return Reply(text=without_cue(ask.subtask, text) if is_text else text.strip(), cost=cost)
 
 

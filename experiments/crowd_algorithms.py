@@ -27,6 +27,7 @@ from hierrouter_jax.crowd.comparison.chain_or_prompt import graded_result
 from hierrouter_jax.crowd.comparison.graded_inputs import GradedInput, read_inputs
 from hierrouter_jax.crowd.comparison.grading import result_text
 from hierrouter_jax.crowd.journal import Answer, Journal
+from hierrouter_jax.crowd.prompts import CROWD_PROMPT_VERSION
 from hierrouter_jax.crowd.registry import algorithm
 from hierrouter_jax.crowd.runner import Crew, Runner
 from hierrouter_jax.crowd.subtasks import SubTaskFailedError, side_by_side
@@ -96,7 +97,8 @@ def records_of(
     config = found.config(**dict(case.options))
     records: list[dict[str, Any]] = [{"text": one.text} for one in inputs]
     for side, make in (("chain", found.make), ("prompt", found.one_prompt)):
-        identity = digest([to_json_dict(config), [one.text for one in inputs], label, side])[:12]
+        asked = [CROWD_PROMPT_VERSION, to_json_dict(config), [one.text for one in inputs], label, side]
+        identity = digest(asked)[:12]
         name = f"algorithms/{identity}"
         outcome = Runner(crew, journal, name).run(side_by_side([make(one.text, config) for one in inputs]))
         answers = journal.answers(name)

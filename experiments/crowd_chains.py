@@ -23,6 +23,7 @@ from hierrouter_jax.core.progress import progress_bar
 from hierrouter_jax.crowd.comparison.chain_or_prompt import ChainComparison, compare_chain
 from hierrouter_jax.crowd.comparison.graded_inputs import GradedInput, read_inputs
 from hierrouter_jax.crowd.journal import Journal
+from hierrouter_jax.crowd.prompts import CROWD_PROMPT_VERSION
 from hierrouter_jax.crowd.registry import algorithm
 from hierrouter_jax.crowd.runner import Crew, Runner, RunOutcome
 from hierrouter_jax.crowd.subtasks import Pipeline
@@ -46,7 +47,8 @@ def compared(
     found = algorithm(name)
     config = found.config()
     crew = Crew(workers={"model": worker}, roles={"*": "model"})
-    identity = digest([to_json_dict(config), [one.text for one in inputs], model, TEMPERATURE])[:10]
+    asked = [CROWD_PROMPT_VERSION, to_json_dict(config), [one.text for one in inputs], model, TEMPERATURE]
+    identity = digest(asked)[:10]
 
     def run_pipeline(pipeline: Pipeline, own: Crew, label: str) -> RunOutcome:
         return Runner(own, journal, f"{identity}/{label}").run(pipeline)

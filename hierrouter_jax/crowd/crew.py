@@ -52,6 +52,7 @@ class PoolConfig:
     temperature: float = 0.7
     personas: tuple[str, ...] = ()
     bars_kin: bool = False
+    counterbalances: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a temperature that nothing can be drawn at, before any model is opened."""

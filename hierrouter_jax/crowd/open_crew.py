@@ -71,6 +71,7 @@ def _opened(
                 temperature=config.temperature,
                 personas=config.personas,
                 bars_kin=config.bars_kin,
+                counterbalances=config.counterbalances,
             )
         case RouterConfig():
             return openers.router(config)

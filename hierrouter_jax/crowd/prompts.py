@@ -14,7 +14,7 @@ from hierrouter_jax.crowd.output_schemas import (
 )
 from hierrouter_jax.crowd.subtasks import Example, Input, SubTask
 
-CROWD_PROMPT_VERSION = 2  # raised when any text below changes
+CROWD_PROMPT_VERSION = 3  # raised when what workers are asked changes
 CHARS_PER_TOKEN = 3  # a cautious mean, for budgets
 ANSWER = "Answer:"
 _QUOTE = '"'

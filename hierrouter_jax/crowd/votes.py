@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hierrouter_jax.core.errors import ConfigError
@@ -94,6 +94,34 @@ def chosen(found: Sequence[Contribution], orders: Sequence[Sequence[int]]) -> li
 
 def _labelled(candidates: Sequence[Candidate], order: Sequence[int]) -> dict[str, Input]:
     return {label: candidates[place].text or "(empty)" for label, place in zip(LABELS, order, strict=False)}
+
+
+def is_vote(subtask: SubTask, slot: int) -> bool:
+    """Say whether a slot chooses between candidates that it is shown under the labels it answers with."""
+    if not isinstance(subtask.schema, ChoiceSchema) or not subtask.inputs_by_slot:
+        return False
+    return tuple(subtask.inputs_by_slot[slot]) == subtask.schema.options
+
+
+def rotations(subtask: SubTask, slot: int) -> list[SubTask]:
+    """Return a vote with the candidates of a slot as they stand, then moved on under their labels by one place each.
+
+    Every candidate stands under every label once. Rotation r shows under label j what the slot has under label j + r.
+    """
+    labels, shown = zip(*subtask.inputs_by_slot[slot].items(), strict=True)
+    orders = [dict(zip(labels, shown[shift:] + shown[:shift], strict=True)) for shift in range(len(labels))]
+    before, after = subtask.inputs_by_slot[:slot], subtask.inputs_by_slot[slot + 1 :]
+    return [replace(subtask, inputs_by_slot=(*before, order, *after)) for order in orders]
+
+
+def mean_over_rotations(logprobs: Sequence[Sequence[float]]) -> list[float]:
+    """Return the candidates' mean log-probabilities, from those of the labels in each rotation.
+
+    What a worker thinks of a label itself is the same for all candidates then, and decides nothing: models favour
+    labels (arXiv:2309.03882) and places (arXiv:2305.17926) over what stands there.
+    """
+    num = len(logprobs)
+    return [sum(logprobs[shift][(place - shift) % num] for shift in range(num)) / num for place in range(num)]
 
 
 def most_frequent(answers: Sequence[Any]) -> Any:

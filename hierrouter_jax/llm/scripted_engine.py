@@ -150,16 +150,18 @@ def _within_budget(written: str, request: GenerationRequest) -> tuple[str, int, 
 
 
 def _ranked(request: GenerationRequest, written: str, num_prompt_tokens: int) -> Response:
-    """Return the response of ranked options. Likelihoods are made up, so the chosen need not be the highest."""
+    """Return the response of ranked options. Likelihoods are made up, that of the chosen being the highest."""
     if written not in request.options:
         raise ConfigError(f"The script must answer with one of the options {request.options}, but wrote {written!r}.")
     weights = [0.1 + _fraction(f"{_prompt_text(request.prompt)}\n{option}") for option in request.options]
+    chosen, highest = request.options.index(written), max(range(len(weights)), key=weights.__getitem__)
+    weights[chosen], weights[highest] = weights[highest], weights[chosen]
     logprobs = tuple(math.log(weight / math.fsum(weights)) for weight in weights)
     return Response(
         text=written,
         num_prompt_tokens=num_prompt_tokens,
         num_new_tokens=1,
         finish_reason="option",
-        logprob=logprobs[request.options.index(written)],
+        logprob=logprobs[chosen],
         option_logprobs=logprobs,
     )

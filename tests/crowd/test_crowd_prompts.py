@@ -167,4 +167,4 @@ def test_the_text_is_what_people_and_endpoints_read_without_a_cue():
 
 def test_the_version_of_the_words():
     """Raised when one of the texts above changes."""
-    assert CROWD_PROMPT_VERSION == 2
+    assert CROWD_PROMPT_VERSION == 3

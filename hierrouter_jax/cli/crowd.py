@@ -11,7 +11,7 @@ import json as json_module
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,6 +81,8 @@ class Resume(_Limits):
 
     run: Annotated[str, tyro.conf.Positional]
     """The run's name."""
+    more_attempts: int = 0
+    """Ask so many times more where no usable answer came: an endpoint may be back, a model do better."""
     store: Path = DEFAULT_STORE
     """The store it was begun with."""
 
@@ -113,6 +115,8 @@ def run(command: Any) -> None:
         case Work():
             work(command)
         case Resume():
+            if command.more_attempts < 0:
+                raise ConfigError(f"--more-attempts must be >= 0, but is {command.more_attempts}.")
             with Journal.existing(command.store) as journal:
                 _go_on(command, journal, command.run, record_from_json(journal.record(command.run)), command.store)
         case _:
@@ -188,6 +192,8 @@ def _go_on(command: Run | Resume, journal: Journal, name: str, record: RunRecord
     budget = Budget(max_calls=command.max_calls, max_cost=command.max_cost, max_wall_s=command.max_seconds)
     with ResponseStore(store_path) as store, openers(store_path) as opening:
         crew = open_crew(record.crew, store, opening, roles=record.roles)
+        if isinstance(command, Resume):
+            crew = replace(crew, max_attempts=crew.max_attempts + command.more_attempts)
         with answers_status(name, store_path) as on_change:
             runner = Runner(crew, journal, name, budget=budget, on_change=on_change)
             outcome = runner.run(record.pipeline(), waits=not command.no_wait)
@@ -210,7 +216,7 @@ def _outcome_lines(outcome: RunOutcome, name: str, store: Path) -> list[str]:
         case "budget":
             return [f"run {name}: stopped, because {outcome.reason}; to go on, {again} with a larger limit; {spent}"]
         case _:
-            return [f"run {name}: failed; {spent}"]
+            return [f"run {name}: failed; to ask again, {again} --more-attempts 3; {spent}"]
 
 
 def outcome_json(outcome: RunOutcome, name: str, record: RunRecord) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class Work:
     """Only sub-tasks of this run."""
     roles: tuple[str, ...] = ()
     """Only sub-tasks of these roles."""
+    skipped: bool = False
+    """Show what you skipped in earlier sessions, too."""
     no_wait: bool = False
     """End when nothing waits for you, instead of looking again."""
     json: Path | None = None
@@ -89,6 +91,8 @@ def work(command: Work) -> None:
     with Journal.existing(command.store) as journal:
         if command.run is not None:
             journal.record(command.run)
+        if command.skipped:
+            journal.forget_skips(person)
         session = Session(journal, person, open_lines(), run=command.run, roles=command.roles)
         try:
             session.go_on(waits=not command.no_wait)

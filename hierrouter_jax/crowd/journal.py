@@ -227,12 +227,17 @@ class Journal:
         return True
 
     def skip(self, ticket: Ticket, person: str) -> None:
-        """Give a ticket back; neither it nor another slot of its step is shown to this person again."""
+        """Give a ticket back; neither it nor another slot of its step is taken by this person until `forget_skips`."""
         with self._clear_errors("writing"), self._transaction():
             self._connection.execute(
                 "INSERT OR IGNORE INTO crowd_skips VALUES (?, ?, ?, ?)", (*_at(ticket.place), person)
             )
             self._release(ticket, person)
+
+    def forget_skips(self, person: str) -> None:
+        """Let a person take again what they have skipped."""
+        with self._clear_errors("writing"), self._transaction():
+            self._connection.execute("DELETE FROM crowd_skips WHERE contributor = ?", (person,))
 
     def give_back(self, ticket: Ticket, person: str) -> None:
         """Give a ticket back for anybody to take, this person included."""

@@ -71,6 +71,26 @@ def test_a_run_is_done_once_and_found_again(place, capsys):
     assert "the last was refused because the answer must be a number" in capsys.readouterr().err
 
 
+def test_a_failed_run_asks_again_when_told_to_and_only_where_nothing_came(place, monkeypatch, capsys):
+    says = {29: "a line of text", 31: "42"}
+    engine = ScriptedEngine(CARDS, lambda card, request: says[int(re.findall(r"\+ (\d+)$", request.prompt, re.M)[-1])])
+    monkeypatch.setattr(crowd_openers, "FlaxEngine", lambda pool: engine)
+    command = ["crowd", "run", "arithmetic", "--text", "13 29 31", "--crew", "large.toml", "--run", "mine"]
+    assert main(command) == 2
+    told = capsys.readouterr().out
+    assert "to ask again, hierrouter crowd resume mine --store crowd.sqlite --more-attempts 3; 3 answers" in told
+    again = ["crowd", "resume", "mine", "--json", "out.json"]
+    assert main(again) == 2
+    assert (result(place)["num_calls"], len(engine.requests)) == (3, 3)
+    assert main([*again, "--more-attempts", "2"]) == 2
+    assert (result(place)["num_calls"], len(engine.requests)) == (5, 5)
+    says[29] = "4"
+    assert main([*again, "--more-attempts", "5"]) == 0
+    assert (result(place)["result"]["sum"], result(place)["num_calls"]) == (42, 7)
+    assert main(again) == 0
+    assert (result(place)["result"]["sum"], result(place)["num_calls"], len(engine.requests)) == (42, 7, 7)
+
+
 def test_a_budget_stops_a_run_and_a_larger_one_goes_on(place, capsys):
     command = ["crowd", "run", "arithmetic", "--text", "13 29 31", "--crew", "large.toml", "--run", "mine"]
     assert main([*command, "--max-calls", "1"]) == 0
@@ -143,6 +163,7 @@ def test_compare_grades_and_judges(place):
         (["run", "arithmetic", "--text", "two three"], "must be whole numbers"),
         (["run", "iterative", "--text", "x", "--max-calls", "0"], "max_calls must be > 0"),
         (["resume", "none"], "There is no store at crowd.sqlite"),
+        (["resume", "none", "--more-attempts", "-1"], "--more-attempts must be >= 0, but is -1"),
         (["matrix", "arithmetic", "--inputs", "none.jsonl"], "no file of inputs"),
         (["matrix", "arithmetic", "--inputs", "sums.jsonl", "--workers", "you"], "Workers must be of the crew"),
         (

@@ -142,6 +142,17 @@ def test_commands_skip_help_and_quit_in_any_line(store):
     assert "Bo: 2 answered" in work(store, "no\na text\n\n", person="Bo")
 
 
+def test_what_was_skipped_is_shown_again_to_who_asks_for_it(store):
+    add(store, [YES_NO, NumberSchema()])
+    assert "Ann: 0 answered, 2 skipped." in work(store, "/skip\n/skip\n")
+    assert "Bo: 0 answered, 1 skipped." in work(store, "/skip\n/quit\n", person="Bo")
+    assert "Ann: 1 answered, 1 skipped." in work(store, "/skip\n7\n", "--skipped")
+    assert answered(store) == [("Ann", 7)]
+    assert "Nothing waits for you." in work(store, "yes\n")
+    assert "Bo: 0 answered" in work(store, "yes\n", person="Bo")
+    assert "Ann: 1 answered" in work(store, "yes\n", "--skipped")
+
+
 @pytest.mark.parametrize(
     ("typed", "values", "is_unfinished"),
     [

@@ -295,6 +295,11 @@ def test_fitting_takes_the_first_that_the_schema_takes_whole():
 @pytest.mark.parametrize(
     ("name", "options", "lost"),
     [
+        ("find_fix_verify", {"max_spans": 1}, {"find": 1}),
+        ("find_fix_verify", {"max_growth_chars": 0}, {"fix": 2, "one-prompt": 3}),
+        ("find_fix_verify", {"max_growth_chars": 1}, {"one-prompt": 1}),
+        ("find_fix_verify", {"max_spans": 1, "mode": "shorten"}, {"find": 2}),
+        ("find_fix_verify", {"max_share": 0.35, "large_text_chars": 1, "mode": "shorten"}, {"find": 1}),
         ("map_reduce", {"min_headings": 5}, {"partition": 1}),  # one of the two has four
         ("map_reduce", {"min_headings": 6}, {"partition": 2}),
         ("map_reduce", {"min_headings": 1, "max_headings": 4}, {"partition": 1}),
@@ -307,7 +312,7 @@ def test_fitting_takes_the_first_that_the_schema_takes_whole():
         ("humor", {"max_item_chars": 50}, {"reactions": 1, "violation": 1}),
         ("humor", {"max_item_chars": 52}, {"reactions": 1}),
         ("humor", {"max_item_chars": 53}, {}),
-        ("humor", {"max_chars": 83}, {"write": 1}),
+        ("humor", {"max_chars": 83}, {"write": 1, "one-prompt": 1}),
         ("humor", {"max_chars": 84}, {}),
         ("humor", {"aspect_kinds": ("thing", "person")}, {"aspects": 1}),
         ("humor", {"association_kinds": ("object", "person")}, {"associations": 1}),
@@ -316,7 +321,7 @@ def test_fitting_takes_the_first_that_the_schema_takes_whole():
     ],
 )
 def test_limits_and_kinds_of_one_s_own_leave_out_what_they_refuse(name, options, lost, tmp_path):
-    wanted = SHOWN[name, ""]
+    wanted = SHOWN[name, options.get("mode", "proofread") if name == "find_fix_verify" else ""]
     for subtask in asked_of(name, tmp_path, **options):
         assert len(subtask.examples) == wanted.get(subtask.name, 0) - lost.get(subtask.name, 0)
 

@@ -6,7 +6,7 @@ schema of its sub-task takes. Choices have none: examples of them changed nothin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.crowd.output_schemas import Refused, Schema
@@ -21,9 +21,14 @@ def require_num_examples(num: int) -> None:
         raise ConfigError(f"num_examples must be >= 0, but is {num}.")
 
 
-def fitting(examples: Sequence[Example], schema: Schema, *, num: int) -> tuple[Example, ...]:
-    """Return the first `num` examples, without those that the schema, whose limits are options, would not take."""
-    return tuple(one for one in examples[:num] if _takes(schema, one.answer))
+def fitting(
+    examples: Sequence[Example], schema: Schema | Callable[[Example], Schema], *, num: int
+) -> tuple[Example, ...]:
+    """Return the first `num` examples, without those that their schema, whose limits are options, would not take.
+
+    Where a schema depends on what is asked, it is given as a function of the example.
+    """
+    return tuple(one for one in examples[:num] if _takes(schema(one) if callable(schema) else schema, one.answer))
 
 
 def _takes(schema: Schema, answer: str) -> bool:

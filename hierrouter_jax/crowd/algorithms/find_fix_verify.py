@@ -29,6 +29,7 @@ from hierrouter_jax.crowd.algorithms.examples import (
     MAX_EXAMPLES,
     PROOFREAD_ALL,
     SHORTEN_ALL,
+    fitting,
     require_num_examples,
 )
 from hierrouter_jax.crowd.algorithms.patches import agreed_patches, pick_for_length
@@ -155,13 +156,20 @@ def one_prompt(text: str, config: FindFixVerifyConfig) -> Pipeline:
         role="one_prompt",
         instructions=config.shorten_all if is_shorter else config.proofread_all,
         inputs={"text": text, **wanted},
-        schema=TextSchema(
-            max_chars=len(text) + config.max_growth_chars,
-            shorter_than=text if is_shorter else None,
+        schema=_whole_of(text, config),
+        examples=fitting(
+            SHORTEN_ALL if is_shorter else PROOFREAD_ALL,
+            lambda example: _whole_of(str(example.inputs["text"]), config),
+            num=config.num_examples,
         ),
-        examples=(SHORTEN_ALL if is_shorter else PROOFREAD_ALL)[: config.num_examples],
     )
     return {"text": found.value}
+
+
+def _whole_of(text: str, config: FindFixVerifyConfig) -> TextSchema:
+    return TextSchema(
+        max_chars=len(text) + config.max_growth_chars, shorter_than=text if config.mode == "shorten" else None
+    )
 
 
 def _edited(paragraph: str, offset: int, config: FindFixVerifyConfig) -> Pipeline:
@@ -205,16 +213,24 @@ def _search(paragraph: str, config: FindFixVerifyConfig, redundancy: int, **fiel
         role="find",
         instructions=config.find_long if config.mode == "shorten" else config.find_wrong,
         inputs={"paragraph": paragraph},
-        schema=SpansSchema(
-            text=paragraph,
-            min_spans=config.min_spans,
-            max_spans=config.max_spans,
-            max_share=config.max_share,
-            large_text_chars=config.large_text_chars,
-        ),
+        schema=_spans_of(paragraph, config),
         redundancy=redundancy,
-        examples=(FIND_LONG if config.mode == "shorten" else FIND_WRONG)[: config.num_examples],
+        examples=fitting(
+            FIND_LONG if config.mode == "shorten" else FIND_WRONG,
+            lambda example: _spans_of(str(example.inputs["paragraph"]), config),
+            num=config.num_examples,
+        ),
         **fields,
+    )
+
+
+def _spans_of(paragraph: str, config: FindFixVerifyConfig) -> SpansSchema:
+    return SpansSchema(
+        text=paragraph,
+        min_spans=config.min_spans,
+        max_spans=config.max_spans,
+        max_share=config.max_share,
+        large_text_chars=config.large_text_chars,
     )
 
 
@@ -253,14 +269,22 @@ def _fix(patch: _Patch, config: FindFixVerifyConfig) -> SubTask:
         role="fix",
         instructions=config.fix_long if is_shorter else config.fix_wrong,
         inputs=_in_context(patch, {"passage": passage}),
-        schema=TextSchema(
-            max_chars=len(passage) + config.max_growth_chars,
-            is_one_line=True,
-            differs_from=passage,
-            shorter_than=passage if is_shorter else None,
-        ),
+        schema=_rewrite_of(passage, config),
         redundancy=config.num_fixers,
-        examples=(FIX_LONG if is_shorter else FIX_WRONG)[: config.num_examples],
+        examples=fitting(
+            FIX_LONG if is_shorter else FIX_WRONG,
+            lambda example: _rewrite_of(str(example.inputs["passage"]), config),
+            num=config.num_examples,
+        ),
+    )
+
+
+def _rewrite_of(passage: str, config: FindFixVerifyConfig) -> TextSchema:
+    return TextSchema(
+        max_chars=len(passage) + config.max_growth_chars,
+        is_one_line=True,
+        differs_from=passage,
+        shorter_than=passage if config.mode == "shorten" else None,
     )
 
 

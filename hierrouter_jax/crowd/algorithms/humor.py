@@ -152,13 +152,14 @@ def humor(headline: str, config: HumorConfig) -> Pipeline:
 
 def one_prompt(headline: str, config: HumorConfig) -> Pipeline:
     """Return the baseline: one worker, one prompt; its result is {"joke": ...}."""
+    schema = TextSchema(max_chars=config.max_chars)
     (found,) = yield SubTask(
         name="one-prompt",
         role="one_prompt",
         instructions=config.one_joke,
         inputs={"headline": checked_text(headline, what="headline")},
-        schema=TextSchema(max_chars=config.max_chars),
-        examples=ONE_JOKE[: config.num_examples],
+        schema=schema,
+        examples=fitting(ONE_JOKE, schema, num=config.num_examples),
     )
     return {"joke": found.value}
 

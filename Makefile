@@ -63,6 +63,7 @@ crowd: $(RUN_STAMP)
 	done
 	$(BIN)/python experiments/crowd_algorithms.py --store runs/crowd.sqlite \
 	  --out experiments/crowd/results --tables docs/results/crowd
+	$(BIN)/python experiments/crowd_examples.py --store runs/crowd.sqlite --out docs/crowd_examples.md
 	$(BIN)/python experiments/fill_tables.py
 
 test: $(TEST_STAMP)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -205,13 +206,13 @@ def _go_on(command: Run | Resume, journal: Journal, name: str, record: RunRecord
 
 def _outcome_lines(outcome: RunOutcome, name: str, store: Path) -> list[str]:
     spent = f"{outcome.spent.num_calls} answers, cost {outcome.spent.cost:.3f}"
-    again = f"hierrouter crowd resume {name} --store {store}"
+    again = shlex.join(["hierrouter", "crowd", "resume", name, "--store", str(store)])
     match outcome.status:
         case "done":
             shown = json_module.dumps(outcome.result, ensure_ascii=False, indent=2)
             return [shown, f"run {name}: done, {spent}"]
         case "waiting":
-            people = f"hierrouter crowd work --store {store}"
+            people = shlex.join(["hierrouter", "crowd", "work", "--store", str(store)])
             return [f"run {name}: {outcome.num_waiting} answers of people are wanted ({people}); then {again}; {spent}"]
         case "budget":
             return [f"run {name}: stopped, because {outcome.reason}; to go on, {again} with a larger limit; {spent}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import pytest
 
@@ -96,9 +97,18 @@ def test_a_budget_stops_a_run_and_a_larger_one_goes_on(place, capsys):
     assert main([*command, "--max-calls", "1"]) == 0
     shown = capsys.readouterr().out
     assert "stopped, because 1 of 1 calls are spent" in shown
-    assert "hierrouter crowd resume mine" in shown
+    assert "hierrouter crowd resume mine --store crowd.sqlite with a larger limit" in shown
     assert main(["crowd", "resume", "mine", "--max-calls", "9", "--json", "out.json"]) == 0
     assert (result(place)["result"]["sum"], result(place)["num_calls"]) == (73, 2)
+
+
+def test_the_command_that_goes_on_can_be_typed_as_it_is_told(place, capsys):
+    name = "it's [red]mine[/]; $(x)"
+    begin = ["crowd", "run", "arithmetic", "--text", "13 29 31", "--crew", "large.toml", "--max-calls", "1"]
+    assert main([*begin, "--run", name, "--store", "my runs.sqlite"]) == 0
+    told = re.search(r"to go on, (hierrouter .*) with a larger", " ".join(capsys.readouterr().out.split()))
+    assert main(shlex.split(told[1])[1:]) == 0
+    assert "done, 2 answers" in capsys.readouterr().out
 
 
 def test_a_run_ends_where_people_are_asked_and_waits_for_them_no_longer_than_told(place, capsys):

@@ -5,20 +5,25 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shlex
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import crowd_algorithms
 import crowd_chains
+import crowd_examples
 import crowd_inputs
 import pytest
 from tiny_pools import write_tiny_pool
 
+from hierrouter_jax.core.errors import DataError
 from hierrouter_jax.crowd.comparison.graded_inputs import read_inputs
 from hierrouter_jax.crowd.comparison.grading import can_grade, corrected, result_score
 from hierrouter_jax.crowd.comparison.matrix import perfect_crew
 from hierrouter_jax.crowd.journal import Answer, Journal
-from hierrouter_jax.crowd.registry import algorithm
+from hierrouter_jax.crowd.registry import ALGORITHMS, algorithm
+from hierrouter_jax.crowd.run_records import config_of
 from hierrouter_jax.crowd.runner import Runner
 from hierrouter_jax.llm.batching import BatchLimits
 from hierrouter_jax.llm.flax_engine import FlaxEngine
@@ -362,3 +367,58 @@ def test_chains_worked_out(scripted_pool, tmp_path):
     calls = {name: (one["chain_calls"], one["prompt_calls"]) for name, one in data.items()}
     assert calls == {"sound": (7 / 3, 1.0), "second": (14 / 3, 2.0), "never": (3.0, 3.0)}
     assert {name: one["chain_failures"] for name, one in data.items()} == {"sound": 0, "second": 0, "never": 3}
+
+
+# -- worked examples --
+
+
+def test_there_is_an_example_of_every_algorithm_and_its_command_can_be_typed():
+    assert [one.algorithm for one in crowd_examples.EXAMPLES] == list(ALGORITHMS)
+    for one in crowd_examples.EXAMPLES:
+        typed = crowd_examples.command_line(one)
+        assert "\n" not in typed
+        words = shlex.split(typed.split(" | ")[-1])
+        assert words[:4] == ["hierrouter", "crowd", "run", one.algorithm]
+        found = algorithm(one.algorithm)
+        next(found.make(one.text, config_of(found, one.options)))
+    (several,) = [one for one in crowd_examples.EXAMPLES if "\n" in one.text]
+    piped = shlex.split(crowd_examples.command_line(several).split(" | ")[0])
+    assert piped == ["printf", several.text.replace("\n", "\\n") + "\\n"]
+
+
+def test_what_was_asked_is_counted_in_the_order_of_the_steps():
+    def answer(refusal=None):
+        return Answer(asked="x", contributor="m#0", kin="m", text="t", value=1, refusal=refusal)
+
+    answers = {
+        ("10:judge", 0): [answer()],
+        ("2:together/10/0:write", 0): [answer("no"), answer("no"), answer()],
+        ("2:together/9/0:find", 0): [answer()],
+        ("2:together/9/0:find", 1): [answer("no")],
+    }
+    assert crowd_examples.asked_line(answers) == "Asked: find 2 (1 refused), write 3 (2 refused), judge 1."
+
+
+def test_the_page_holds_what_the_commands_printed(place, monkeypatch, tmp_path):
+    examples = [one for one in crowd_examples.EXAMPLES if one.algorithm in ("arithmetic", "sorting")]
+    monkeypatch.setattr(crowd_examples, "EXAMPLES", examples)
+    crew = tmp_path / "crew.toml"
+    crew.write_text(f'[workers.w]\nkind = "pool"\npool = "{place / "pool.toml"}"\n[roles]\n"*" = "w"\n')
+    store, page = tmp_path / "examples.sqlite", tmp_path / "page.md"
+    command = ["--store", str(store), "--crew", str(crew), "--out", str(page)]
+    crowd_examples.main(command)
+    made = page.read_text()
+    with Journal(store) as journal:
+        assert len(journal.runs()) == 2
+        for name, one in zip(journal.runs(), examples, strict=True):
+            assert made.count(f"## {one.algorithm}\n") == 1
+            assert crowd_examples.command_line(one, crew) in made
+            num = sum(map(len, journal.answers(name).values()))
+            assert f"run {name}: done, {num} answers" in made
+    assert made.count("Asked: ") == made.count("```text") == 2
+    crowd_examples.main(command)
+    assert page.read_text() == made
+    monkeypatch.setattr(crowd_examples, "EXAMPLES", [replace(examples[0], options=("redundancy=none",))])
+    with pytest.raises(DataError, match="must run, but ended with 2: error: 'redundancy=none' must have a value like 1"):
+        crowd_examples.main(command)
+    assert page.read_text() == made

@@ -11,6 +11,7 @@ from hierrouter_jax.core.errors import ConfigError, DataError
 from hierrouter_jax.crowd.algorithms.map_reduce import (
     FACT,
     FACT_FORM,
+    SAMPLE_FACT,
     MapReduceConfig,
     map_reduce,
     one_prompt,
@@ -64,6 +65,20 @@ def test_what_each_worker_is_shown(tmp_path):
     assert "(source: Harbour Almanac)" in first_map.subtask.schema.format_line()
     assert last_reduce.subtask.inputs["facts"] == [fact_of("Uses", 0), fact_of("Uses", 1)]
     assert last_reduce.subtask.role == "reduce"
+
+
+def test_facts_that_only_repeat_those_of_the_examples_are_none(tmp_path):
+    """One of two repeats a fact, in other case; of one heading both do, so that it is left out."""
+    shown = (SAMPLE_FACT, "HENS eat grain, greens and insects (source: The Garden Hen).")
+
+    def lazy(ask):
+        if ask.subtask.name != "map" or (ask.slot and ask.subtask.inputs["section"] != "Bark"):
+            return good_answer(ask)
+        return shown[ask.slot]
+
+    outcome = run_scripted(map_reduce(TOPIC, MapReduceConfig(facts_per_heading=2)), scripted(lazy), tmp_path)
+    assert outcome.result["facts"] == {heading: [fact_of(heading, 1)] for heading in OUTLINE if heading != "Bark"}
+    assert outcome.result["left_out"] == ["Bark"]
 
 
 def test_no_reduce_begins_before_every_map_has_ended(tmp_path):

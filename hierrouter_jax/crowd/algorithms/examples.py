@@ -7,9 +7,10 @@ schema of its sub-task takes. Choices have none: examples of them changed nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.crowd.output_schemas import Refused, Schema
+from hierrouter_jax.crowd.output_schemas import ItemsSchema, Refused, Schema
 from hierrouter_jax.crowd.subtasks import Example, Input
 
 MAX_EXAMPLES = 4  # by default, of a sub-task
@@ -26,13 +27,22 @@ def fitting(
 ) -> tuple[Example, ...]:
     """Return the first `num` examples, without those that their schema, whose limits are options, would not take.
 
-    Where a schema depends on what is asked, it is given as a function of the example.
+    Lists of items end at the schema's limit. Where a schema depends on what is asked, it is given as a function of the
+    example.
     """
-    return tuple(one for one in examples[:num] if _takes(schema(one) if callable(schema) else schema, one.answer))
+    found = []
+    for one in examples[:num]:
+        own = schema(one) if callable(schema) else schema
+        answer = one.answer
+        if isinstance(own, ItemsSchema):
+            answer = "\n".join(answer.split("\n")[: own.max_items])
+        if _takes(own, answer):
+            found.append(replace(one, answer=answer))
+    return tuple(found)
 
 
 def _takes(schema: Schema, answer: str) -> bool:
-    """Say whether a schema takes all of an answer; of a list it leaves out what is beyond its limit."""
+    """Say whether a schema takes all of an answer; of passages it leaves out what is beyond its limit."""
     try:
         value = schema.parse(answer)
     except Refused:

@@ -32,7 +32,9 @@ from hierrouter_jax.crowd.subtasks import (
 )
 
 FACT = r"(?is)\W*\w.*\(source:\W*\w.*\)\.?"
-FACT_FORM = "a sentence and then its source in brackets, as in: Tides follow the moon (source: Harbour Almanac)"
+SAMPLE_FACT = "Tides follow the moon (source: Harbour Almanac)"
+FACT_FORM = f"a sentence and then its source in brackets, as in: {SAMPLE_FACT}"
+SHOWN_FACTS = (SAMPLE_FACT, *(fact for example in MAP for fact in example.answer.split("\n")))
 _SOURCE = re.compile(r"\(source:.*\)\.?$", re.IGNORECASE | re.DOTALL)
 _NO_CONTENT = """
     about after also although because been before being between both could does each from have having into itself just
@@ -201,7 +203,7 @@ def _mean_rating(topic: str, outline: list[str], made: Sequence[Contribution], c
 
 
 def _mapped(topic: str, heading: str, config: MapReduceConfig) -> Pipeline:
-    """Return the facts for one heading, each once."""
+    """Return the facts for one heading, each once; what only repeats the facts that workers are shown is none."""
     schema = ItemsSchema(
         max_items=config.max_facts, max_item_chars=config.max_fact_chars, must_match=FACT, form=FACT_FORM
     )
@@ -214,7 +216,10 @@ def _mapped(topic: str, heading: str, config: MapReduceConfig) -> Pipeline:
         redundancy=config.facts_per_heading,
         examples=fitting(MAP, schema, num=config.num_examples),
     )
-    return each_once([fact for own in values(found) for fact in own])
+    facts = each_once([*SHOWN_FACTS, *(fact for own in values(found) for fact in own)])[len(SHOWN_FACTS) :]
+    if not facts:
+        raise SubTaskFailedError(f"Sub-task map needs a fact for {heading}, but got only those of its examples.")
+    return facts
 
 
 def _reduced(topic: str, heading: str, facts: list[str], config: MapReduceConfig) -> Pipeline:

@@ -29,11 +29,11 @@ from hierrouter_jax.crowd.journal import Answer, Journal
 COMMAND = (sys.executable, "-m", "hierrouter_jax.cli.main")
 INTRODUCTION = """# One worked example of every crowd algorithm
 
-Made by `python experiments/crowd_examples.py --out docs/crowd_examples.md`: the commands ran as they stand here, on the
-packaged pool (SmolLM2 135M, Gemma 3 270M without instructions, Qwen2.5 Coder 0.5B), and what came out is shown as it
-came, good or bad. What such small models can and cannot do is counted in [crowd.md](crowd.md); a crew file with larger
-models, an endpoint or people runs the same commands. *Asked* counts the answers of each sub-task, in the order of their
-first, and how many of them were refused and asked for again.
+Made by `python experiments/crowd_examples.py --out docs/crowd_examples.md`: the commands ran as they stand here, from the
+root of a checkout, on models of the packaged pool (Qwen2.5 Coder 0.5B, and SmolLM2 135M where passages are rewritten), and
+what came out is shown as it came, good or bad. What models of this size can and cannot do is counted in
+[crowd.md](crowd.md); a crew file with larger models, an endpoint or people runs the same commands. *Asked* counts the
+answers of each sub-task, and how many of them were refused and asked for again.
 """
 
 
@@ -107,16 +107,16 @@ EXAMPLES = (
 )
 
 
-def command_of(example: Example, crew: Path | None = None) -> list[str]:
+def command_of(example: Example, crew: Path) -> list[str]:
     """Return the command's words; the input is piped in where it has several lines."""
     words = ["hierrouter", "crowd", "run", example.algorithm]
     if "\n" not in example.text:
         words += ["--text", example.text]
     words += ["--options", *example.options] if example.options else []
-    return words + (["--crew", str(crew)] if crew is not None else [])
+    return [*words, "--crew", str(crew)]
 
 
-def command_line(example: Example, crew: Path | None = None) -> str:
+def command_line(example: Example, crew: Path) -> str:
     """Return the command as it is typed."""
     line = shlex.join(command_of(example, crew))
     return line if "\n" not in example.text else f"printf '{example.text}\n' | {line}".replace("\n", "\\n")
@@ -146,7 +146,7 @@ def section(example: Example, command_line: str, printed: str, asked: str) -> st
     return "\n".join([f"## {title}", "", example.looks_at, "", *command, "", asked, "", *output, ""])
 
 
-def worked(example: Example, store: Path, crew: Path | None) -> str:
+def worked(example: Example, store: Path, crew: Path) -> str:
     """Run an example; return its section. `DataError` with what the command said when it could not run."""
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "outcome.json"
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run all, write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, default=Path("runs/crowd.sqlite"), help="response store with the journal")
-    parser.add_argument("--crew", type=Path, help="crew file (TOML); without it the packaged pool does everything")
+    parser.add_argument("--crew", type=Path, default=Path("experiments/crowd/crews/by_skill.toml"), help="crew file")
     parser.add_argument("--out", type=Path, required=True, help="the page")
     options = parser.parse_args(arguments)
     options.store.parent.mkdir(parents=True, exist_ok=True)

@@ -99,13 +99,17 @@ class NumberSchema:
 
 @dataclass(frozen=True, kw_only=True)
 class TextSchema:
-    """A text. `differs_from` and `shorter_than` refuse what changes nothing or grows, as the Fix interface does."""
+    """A text. `differs_from` and `shorter_than` refuse what changes nothing or grows, as the Fix interface does.
+
+    `unlike` are texts that the worker is shown, such as examples, and that are no answer.
+    """
 
     kind: ClassVar[str] = "text"
     max_chars: int = 2000
     is_one_line: bool = False
     differs_from: str | None = None
     shorter_than: str | None = None
+    unlike: tuple[str, ...] = ()
 
     def format_line(self) -> str:
         """Return how to answer."""
@@ -124,6 +128,8 @@ class TextSchema:
             raise Refused(f"the answer must have at most {self.max_chars} characters, but has {len(value)}")
         if self.differs_from is not None and _squeezed(value) == _squeezed(self.differs_from):
             raise Refused("the answer must differ from the text that was given, but is the same")
+        if _squeezed(value) in map(_squeezed, self.unlike):
+            raise Refused("the answer must not repeat what was shown as an example, but does")
         if self.shorter_than is not None and len(value) >= len(self.shorter_than):
             raise Refused(
                 f"the answer must be shorter than the text that was given ({len(self.shorter_than)} characters), but "

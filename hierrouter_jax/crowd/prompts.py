@@ -62,8 +62,8 @@ def plain_stop(subtask: SubTask) -> tuple[str, ...]:
 
 
 def without_cue(subtask: SubTask, text: str) -> str:
-    """Return an answer that continued a text without what the cue had it end with."""
-    text = text.strip()
+    """Return an answer that continued a text, without what the cue had it end with, and without further answers."""
+    text = text.strip().split(f"\n{ANSWER}", 1)[0].rstrip()
     return text.removesuffix(_QUOTE).strip() if _is_quoted(subtask) else text
 
 

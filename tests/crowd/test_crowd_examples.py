@@ -50,8 +50,9 @@ SHOWN = {
     ("find_fix_verify", "shorten"): {"find": 3, "fix": 3, "one-prompt": 2},
     ("map_reduce", ""): {"partition": 2, "map": 2},
     ("price_divide_solve", ""): {"divide": 2},
-    ("humor", ""): dict.fromkeys(("aspects", "reactions", "associations", "belief", "violation", "write"), 1)
-    | {"one-prompt": 1},
+    ("humor", ""): dict.fromkeys(
+        ("aspects", "reactions", "associations", "belief", "violation", "write", "one-prompt"), 2
+    ),
     ("arithmetic", ""): {"add": 4, "one-prompt": 4},
     ("sorting", ""): {"one-prompt": 2},
     ("transcription", ""): {"transcribe": 4, "one-prompt": 2},
@@ -128,6 +129,8 @@ def own_schema(subtask, example, config):
             changes = {"max_chars": len(given) + config.max_growth_chars}
             changes |= {name: given for name in ("differs_from", "shorter_than") if getattr(schema, name) is not None}
             return dataclasses.replace(schema, **changes)
+        case TextSchema():
+            return dataclasses.replace(schema, unlike=())
     return schema
 
 
@@ -219,17 +222,20 @@ def test_shortened_texts_keep_the_length_that_is_wanted():
         assert len(example.answer) <= int(limit) < len(example.inputs["text"])
 
 
-def test_a_headline_goes_through_its_steps():
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_headline_goes_through_its_steps(place):
     """What each step of the example answers is what the next one is shown."""
     steps = list(written.HUMOR)
     for step, following in itertools.pairwise(steps):
-        (example,), (later,) = written.HUMOR[step], written.HUMOR[following]
+        example, later = written.HUMOR[step][place], written.HUMOR[following][place]
         (added,) = set(later.inputs) - set(example.inputs)
         lines = example.answer.split("\n")
         if lines[0].startswith("kind: "):
             lines = [f"{lines[0].removeprefix('kind: ')}: {lines[1].removeprefix(f'{step}: ')}"]
         assert (added, later.inputs[added]) == (step, lines)
-    assert written.ONE_JOKE[0].answer == written.HUMOR["write"][0].answer
+    assert list(later.inputs) == ["headline", *steps[:-1]]
+    joke = written.ONE_JOKE[place]
+    assert (joke.answer, joke.inputs) == (written.HUMOR["write"][place].answer, written.HUMOR["aspects"][place].inputs)
 
 
 def words(text):
@@ -315,11 +321,12 @@ def test_fitting_takes_the_first_that_the_schema_takes_whole():
         ("humor", {"max_item_chars": 50}, {"reactions": 1, "violation": 1}),
         ("humor", {"max_item_chars": 52}, {"reactions": 1}),
         ("humor", {"max_item_chars": 53}, {}),
-        ("humor", {"max_chars": 83}, {"write": 1, "one-prompt": 1}),
-        ("humor", {"max_chars": 84}, {}),
-        ("humor", {"aspect_kinds": ("thing", "person")}, {"aspects": 1}),
-        ("humor", {"association_kinds": ("object", "person")}, {"associations": 1}),
-        ("humor", {"belief_kinds": ("motive", "habit")}, {"belief": 1}),
+        ("humor", {"max_chars": 83}, {"write": 2, "one-prompt": 2}),
+        ("humor", {"max_chars": 84}, {"write": 1, "one-prompt": 1}),
+        ("humor", {"max_chars": 95}, {}),
+        ("humor", {"aspect_kinds": ("thing", "person")}, {"aspects": 2}),
+        ("humor", {"association_kinds": ("object", "person")}, {"associations": 2}),
+        ("humor", {"belief_kinds": ("motive", "habit")}, {"belief": 2}),
         ("humor", {"violation_kinds": ("angle", "irony")}, {"violation": 1}),
     ],
 )

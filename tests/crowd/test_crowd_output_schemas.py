@@ -231,6 +231,13 @@ def test_a_text_must_change_what_was_given_and_may_not_grow():
         refusal(differs, ' "a cat sat here" ') == "the answer must differ from the text that was given, but is the same"
     )
     assert differs.parse("A cat sat here") == "A cat sat here"
+    shown = TextSchema(unlike=("a dog", given))
+    assert (
+        refusal(shown, "a cat sat here")
+        == refusal(shown, '"a dog"')
+        == ("the answer must not repeat what was shown as an example, but does")
+    )
+    assert shown.parse("a dog sat here") == "a dog sat here"
     shorter = TextSchema(shorter_than="1234567")
     assert shorter.parse("abcdef") == "abcdef"
     assert refusal(shorter, "abcdefg") == (

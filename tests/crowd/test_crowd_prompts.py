@@ -152,6 +152,8 @@ def test_where_an_answer_ends(schema, stop, with_examples):
         (ITEMS, '\n"one"\n"two"\n', '"one"\n"two"', '"one"\n"two"'),
         (NUMBER, ' 17"', '17"', '17"'),
         (FIELDS, ' kind: "a"', 'kind: "a"', 'kind: "a"'),
+        (ITEMS, " one\ntwo\nAnswer: three\nfour", "one\ntwo", "one\ntwo"),
+        (TEXT, ' The Answer: 7"\nAnswer: "8"', "The Answer: 7", 'The Answer: 7"'),
     ],
 )
 def test_an_answer_without_what_the_cue_had_it_end_with(schema, text, expected, with_examples):

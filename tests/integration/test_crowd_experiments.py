@@ -375,14 +375,14 @@ def test_chains_worked_out(scripted_pool, tmp_path):
 def test_there_is_an_example_of_every_algorithm_and_its_command_can_be_typed():
     assert [one.algorithm for one in crowd_examples.EXAMPLES] == list(ALGORITHMS)
     for one in crowd_examples.EXAMPLES:
-        typed = crowd_examples.command_line(one)
+        typed = crowd_examples.command_line(one, Path("crew.toml"))
         assert "\n" not in typed
         words = shlex.split(typed.split(" | ")[-1])
         assert words[:4] == ["hierrouter", "crowd", "run", one.algorithm]
         found = algorithm(one.algorithm)
         next(found.make(one.text, config_of(found, one.options)))
     (several,) = [one for one in crowd_examples.EXAMPLES if "\n" in one.text]
-    piped = shlex.split(crowd_examples.command_line(several).split(" | ")[0])
+    piped = shlex.split(crowd_examples.command_line(several, Path("crew.toml")).split(" | ")[0])
     assert piped == ["printf", several.text.replace("\n", "\\n") + "\\n"]
 
 

@@ -41,6 +41,11 @@ def fitting(
     return tuple(found)
 
 
+def answers_of(examples: Sequence[Example]) -> tuple[str, ...]:
+    """Return what examples answer, as `TextSchema.unlike` takes it."""
+    return tuple(one.answer for one in examples)
+
+
 def _takes(schema: Schema, answer: str) -> bool:
     """Say whether a schema takes all of an answer; of passages it leaves out what is beyond its limit."""
     try:
@@ -218,29 +223,63 @@ DIVIDE = _examples(
     ),
 )
 
-# -- humor: one headline through its steps --
+# -- humor: headlines through its steps --
 
-_HEADLINE: dict[str, Input] = {"headline": "City buys two thousand umbrellas in the driest summer on record"}
-_ASPECTS = [
-    *("thing: umbrellas", "thing: the driest summer", "person: the city's officials"),
-    *("action: buying too many", "belief: officials waste money"),
+
+def _steps_of(
+    headline: str,
+    *,
+    aspects: Sequence[str],
+    reactions: Sequence[str],
+    associations: Sequence[str],
+    belief: tuple[str, str],
+    violation: tuple[str, str],
+    joke: str,
+) -> dict[str, Example]:
+    """Return an example of each step, which shows what the steps before it found; belief and violation with kinds."""
+    found = {
+        "aspects": (list(aspects), "\n".join(aspects)),
+        "reactions": (list(reactions), "\n".join(reactions)),
+        "associations": (list(associations), "\n".join(associations)),
+        "belief": ([": ".join(belief)], "kind: {}\nbelief: {}".format(*belief)),
+        "violation": ([": ".join(violation)], "kind: {}\nviolation: {}".format(*violation)),
+        "write": ([], joke),
+    }
+    shown: dict[str, Input] = {"headline": headline}
+    examples = {}
+    for step, (items, answer) in found.items():
+        examples[step] = Example(inputs=dict(shown), answer=answer)
+        shown[step] = items
+    return examples
+
+
+_JOKES = [
+    _steps_of(
+        "City buys two thousand umbrellas in the driest summer on record",
+        aspects=[
+            *("thing: umbrellas", "thing: the driest summer", "person: the city's officials"),
+            *("action: buying too many", "belief: officials waste money"),
+        ],
+        reactions=[
+            "anger, because the money is wasted",
+            "laughter, because nobody needs an umbrella in the sun",
+        ],
+        associations=[
+            *("object: a sunshade", "event: a flood", "person: a salesman with a quota", "opposite: sun cream")
+        ],
+        belief=("skill", "the officials cannot read a weather report"),
+        violation=("sarcasm", "the officials are praised for how well they prepare"),
+        joke="Next on the city's list, while prices are low: two thousand snow shovels for August.",
+    ),
+    _steps_of(
+        "Museum of silence hires a brass band",
+        aspects=["thing: a museum of silence", "thing: a brass band", "person: the visitors", "action: hiring noise"],
+        reactions=["surprise, because a band is never quiet", "delight, because silence is dull after an hour"],
+        associations=["place: a library", "person: a trumpeter on tiptoe", "saying: silence is golden"],
+        belief=("value", "the museum wants a crowd more than it wants quiet"),
+        violation=("angle", "the band keeps the rules of the house"),
+        joke="The band has played for a week now, and visitors call it the best silence they have ever heard.",
+    ),
 ]
-_REACTIONS = ["anger, because the money is wasted", "laughter, because nobody needs an umbrella in the sun"]
-_ASSOCIATIONS = ["object: a sunshade", "event: a flood", "person: a salesman with a quota", "opposite: sun cream"]
-_BELIEF = "the officials cannot read a weather report"
-_VIOLATION = "the officials are praised for how well they prepare"
-_JOKE = "Next on the city's list, while prices are low: two thousand snow shovels for August."
-_WITH_ASPECTS = _HEADLINE | {"aspects": _ASPECTS}
-_WITH_REACTIONS = _WITH_ASPECTS | {"reactions": _REACTIONS}
-_WITH_ASSOCIATIONS = _WITH_REACTIONS | {"associations": _ASSOCIATIONS}
-_WITH_BELIEF = _WITH_ASSOCIATIONS | {"belief": [f"skill: {_BELIEF}"]}
-_WITH_VIOLATION = _WITH_BELIEF | {"violation": [f"sarcasm: {_VIOLATION}"]}
-HUMOR: Mapping[str, tuple[Example, ...]] = {
-    "aspects": _examples((_HEADLINE, "\n".join(_ASPECTS))),
-    "reactions": _examples((_WITH_ASPECTS, "\n".join(_REACTIONS))),
-    "associations": _examples((_WITH_REACTIONS, "\n".join(_ASSOCIATIONS))),
-    "belief": _examples((_WITH_ASSOCIATIONS, f"kind: skill\nbelief: {_BELIEF}")),
-    "violation": _examples((_WITH_BELIEF, f"kind: sarcasm\nviolation: {_VIOLATION}")),
-    "write": _examples((_WITH_VIOLATION, _JOKE)),
-}
-ONE_JOKE = _examples((_HEADLINE, _JOKE))
+HUMOR: Mapping[str, tuple[Example, ...]] = {step: tuple(one[step] for one in _JOKES) for step in _JOKES[0]}
+ONE_JOKE = tuple(Example(inputs=one["aspects"].inputs, answer=one["write"].answer) for one in _JOKES)

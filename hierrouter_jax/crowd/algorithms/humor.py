@@ -18,7 +18,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hierrouter_jax.core.errors import ConfigError
-from hierrouter_jax.crowd.algorithms.examples import HUMOR, MAX_EXAMPLES, ONE_JOKE, fitting, require_num_examples
+from hierrouter_jax.crowd.algorithms.examples import (
+    HUMOR,
+    MAX_EXAMPLES,
+    ONE_JOKE,
+    answers_of,
+    fitting,
+    require_num_examples,
+)
 from hierrouter_jax.crowd.output_schemas import YES, YES_NO, FieldsSchema, ItemsSchema, Schema, TextSchema
 from hierrouter_jax.crowd.subtasks import (
     Input,
@@ -153,13 +160,14 @@ def humor(headline: str, config: HumorConfig) -> Pipeline:
 def one_prompt(headline: str, config: HumorConfig) -> Pipeline:
     """Return the baseline: one worker, one prompt; its result is {"joke": ...}."""
     schema = TextSchema(max_chars=config.max_chars)
+    examples = fitting(ONE_JOKE, schema, num=config.num_examples)
     (found,) = yield SubTask(
         name="one-prompt",
         role="one_prompt",
         instructions=config.one_joke,
         inputs={"headline": checked_text(headline, what="headline")},
-        schema=schema,
-        examples=fitting(ONE_JOKE, schema, num=config.num_examples),
+        schema=replace(schema, unlike=answers_of(examples)),
+        examples=examples,
     )
     return {"joke": found.value}
 
@@ -182,13 +190,14 @@ def _evaluated(
 
 def _written(headline: str, known: Mapping[str, list[str]], last: _Joke | None, config: HumorConfig) -> Pipeline:
     schema = TextSchema(max_chars=config.max_chars, differs_from=None if last is None else last.text)
+    examples = fitting(HUMOR["write"], schema, num=config.num_examples)
     (found,) = yield SubTask(
         name="write",
         role="write",
         instructions=config.write,
         inputs=_shown(headline, known, last, config),
-        schema=schema,
-        examples=fitting(HUMOR["write"], schema, num=config.num_examples),
+        schema=replace(schema, unlike=answers_of(examples)),
+        examples=examples,
     )
     return _Joke(text=found.value, by=(*(() if last is None else last.by), *contributors([found])))
 

@@ -29,9 +29,9 @@ from hierrouter_jax.crowd.journal import Answer, Journal
 COMMAND = (sys.executable, "-m", "hierrouter_jax.cli.main")
 INTRODUCTION = """# One worked example of every crowd algorithm
 
-Made by `python experiments/crowd_examples.py --out docs/crowd_examples.md`: the commands ran as they stand here, from the
-root of a checkout, on models of the packaged pool (Qwen2.5 Coder 0.5B, and SmolLM2 135M where passages are rewritten), and
-what came out is shown as it came, good or bad. What models of this size can and cannot do is counted in
+Made by `python experiments/crowd_examples.py --out docs/crowd_examples.md`: the commands ran as they stand here, from
+the root of a checkout, on models of the packaged pool (Qwen2.5 Coder 0.5B, and SmolLM2 135M where passages are
+rewritten), and what came out is shown as it came, good or bad. What models of this size can and cannot do is counted in
 [crowd.md](crowd.md); a crew file with larger models, an endpoint or people runs the same commands. *Asked* counts the
 answers of each sub-task, and how many of them were refused and asked for again.
 """

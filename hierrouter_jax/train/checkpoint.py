@@ -27,6 +27,7 @@ from hierrouter_jax.core.atomic_files import write_text_atomically
 from hierrouter_jax.core.configs import canonical_json, read_json
 from hierrouter_jax.core.errors import CheckpointError, DataError, StorageError
 from hierrouter_jax.train.distributed import agree, decide, is_first_process, is_loss, together
+from hierrouter_jax.train.held_interrupts import interrupts_held
 from hierrouter_jax.train.orbax_noise import silence_orbax_threads
 
 T = TypeVar("T")
@@ -78,15 +79,17 @@ class CheckpointFolder:
         """Save `state` after `step` updates if the interval says so, or `is_forced`.
 
         The checkpoint is whole on the disk when this returns. Returns whether there is one at `step` now. Raises
-        `StorageError` when it could not be written; the earlier checkpoints are as they were.
+        `StorageError` when it could not be written; the earlier checkpoints are as they were. Ctrl-C meanwhile raises
+        `KeyboardInterrupt` once the checkpoint is whole.
         """
         if self.latest_step == step:
             return True
-        if jax.process_count() > 1 and (is_forced or self._checkpointer.should_save(step)):
-            agree(lambda: self._check_room(step, state))
-        is_saved = together(lambda: self._save_arrays(step, state, is_forced))
-        if is_saved:
-            agree(lambda: self._finish(step, state))
+        with interrupts_held():
+            if jax.process_count() > 1 and (is_forced or self._checkpointer.should_save(step)):
+                agree(lambda: self._check_room(step, state))
+            is_saved = together(lambda: self._save_arrays(step, state, is_forced))
+            if is_saved:
+                agree(lambda: self._finish(step, state))
         return is_saved
 
     def _save_arrays(self, step: int, state: Any, is_forced: bool) -> bool:

@@ -1,4 +1,5 @@
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,21 @@ def test_checkpoints_are_saved_at_the_interval_and_when_forced_and_the_oldest_go
         assert checkpoints.save(10, make_state(10), is_forced=True)  # there already: nothing to do
         assert checkpoints.latest_step == 10
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["10", "9"]
+
+
+def test_an_interrupt_during_a_save_is_raised_when_the_checkpoint_is_whole(tmp_path, monkeypatch):
+    with CheckpointFolder(tmp_path, config_digest=DIGEST, save_interval=1, num_kept=3) as checkpoints:
+        write = checkpoints._checkpointer.save
+
+        def interrupted(*arguments, **options):
+            signal.raise_signal(signal.SIGINT)
+            return write(*arguments, **options)
+
+        monkeypatch.setattr(checkpoints._checkpointer, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(5, make_state(5))
+        assert finished_steps(tmp_path) == [5]
+    assert arrays_digest(restore(tmp_path)) == arrays_digest(make_state(5))
 
 
 def test_no_checkpoint_is_an_error_that_says_so(tmp_path):

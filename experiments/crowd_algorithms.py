@@ -21,14 +21,13 @@ from command import run
 from rich.console import Console
 
 from hierrouter_jax.core.atomic_files import write_text_atomically
-from hierrouter_jax.core.configs import digest, to_json_dict
 from hierrouter_jax.core.progress import progress_bar
 from hierrouter_jax.crowd.comparison.chain_or_prompt import graded_result
 from hierrouter_jax.crowd.comparison.graded_inputs import GradedInput, read_inputs
 from hierrouter_jax.crowd.comparison.grading import result_text
 from hierrouter_jax.crowd.journal import Answer, Journal
-from hierrouter_jax.crowd.prompts import CROWD_PROMPT_VERSION
 from hierrouter_jax.crowd.registry import algorithm
+from hierrouter_jax.crowd.run_records import run_identity
 from hierrouter_jax.crowd.runner import Crew, Runner
 from hierrouter_jax.crowd.subtasks import SubTaskFailedError, side_by_side
 from hierrouter_jax.crowd.workers.pool_worker import PoolWorker
@@ -97,9 +96,7 @@ def records_of(
     config = found.config(**dict(case.options))
     records: list[dict[str, Any]] = [{"text": one.text} for one in inputs]
     for side, make in (("chain", found.make), ("prompt", found.one_prompt)):
-        asked = [CROWD_PROMPT_VERSION, to_json_dict(config), [one.text for one in inputs], label, side]
-        identity = digest(asked)[:12]
-        name = f"algorithms/{identity}"
+        name = f"algorithms/{run_identity(config, [one.text for one in inputs], label, side)[:12]}"
         outcome = Runner(crew, journal, name).run(side_by_side([make(one.text, config) for one in inputs]))
         answers = journal.answers(name)
         for place, (one, result) in enumerate(zip(inputs, outcome.result, strict=True)):

@@ -18,13 +18,13 @@ from command import run
 from rich.console import Console
 
 from hierrouter_jax.core.atomic_files import atomic_write, write_text_atomically
-from hierrouter_jax.core.configs import digest, to_json_dict
+from hierrouter_jax.core.configs import to_json_dict
 from hierrouter_jax.core.progress import progress_bar
 from hierrouter_jax.crowd.comparison.chain_or_prompt import ChainComparison, compare_chain
 from hierrouter_jax.crowd.comparison.graded_inputs import GradedInput, read_inputs
 from hierrouter_jax.crowd.journal import Journal
-from hierrouter_jax.crowd.prompts import CROWD_PROMPT_VERSION
 from hierrouter_jax.crowd.registry import algorithm
+from hierrouter_jax.crowd.run_records import run_identity
 from hierrouter_jax.crowd.runner import Crew, Runner, RunOutcome
 from hierrouter_jax.crowd.subtasks import Pipeline
 from hierrouter_jax.crowd.workers.pool_worker import PoolWorker
@@ -47,8 +47,7 @@ def compared(
     found = algorithm(name)
     config = found.config()
     crew = Crew(workers={"model": worker}, roles={"*": "model"})
-    asked = [CROWD_PROMPT_VERSION, to_json_dict(config), [one.text for one in inputs], model, TEMPERATURE]
-    identity = digest(asked)[:10]
+    identity = run_identity(config, [one.text for one in inputs], model, TEMPERATURE)[:10]
 
     def run_pipeline(pipeline: Pipeline, own: Crew, label: str) -> RunOutcome:
         return Runner(own, journal, f"{identity}/{label}").run(pipeline)

@@ -116,10 +116,7 @@ def run(command: Any) -> None:
         case Work():
             work(command)
         case Resume():
-            if command.more_attempts < 0:
-                raise ConfigError(f"--more-attempts must be >= 0, but is {command.more_attempts}.")
-            with Journal.existing(command.store) as journal:
-                _go_on(command, journal, command.run, record_from_json(journal.record(command.run)), command.store)
+            _resume(command)
         case _:
             from hierrouter_jax.cli.crowd_compare import run_comparison
 
@@ -167,6 +164,15 @@ def _run(command: Run) -> None:
         _go_on(command, journal, name, record, command.store)
 
 
+def _resume(command: Resume) -> None:
+    if command.more_attempts < 0:
+        raise ConfigError(f"--more-attempts must be >= 0, but is {command.more_attempts}.")
+    with Journal.existing(command.store) as journal:
+        record = record_from_json(journal.record(command.run))
+        crew = replace(record.crew, max_attempts=record.crew.max_attempts + command.more_attempts)
+        _go_on(command, journal, command.run, replace(record, crew=crew), command.store)
+
+
 def _check_input(record: RunRecord) -> None:
     """Take the pipeline to its first sub-task, so that a bad input is told before models are opened."""
     with suppress(StopIteration):
@@ -193,8 +199,6 @@ def _go_on(command: Run | Resume, journal: Journal, name: str, record: RunRecord
     budget = Budget(max_calls=command.max_calls, max_cost=command.max_cost, max_wall_s=command.max_seconds)
     with ResponseStore(store_path) as store, openers(store_path) as opening:
         crew = open_crew(record.crew, store, opening, roles=record.roles)
-        if isinstance(command, Resume):
-            crew = replace(crew, max_attempts=crew.max_attempts + command.more_attempts)
         with answers_status(name, store_path) as on_change:
             runner = Runner(crew, journal, name, budget=budget, on_change=on_change)
             outcome = runner.run(record.pipeline(), waits=not command.no_wait)

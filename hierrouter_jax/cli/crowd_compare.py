@@ -16,7 +16,7 @@ from hierrouter_jax.cli.crowd_progress import answers_status
 from hierrouter_jax.cli.crowd_work import DEFAULT_STORE
 from hierrouter_jax.cli.output import print_lines, print_table, write_json
 from hierrouter_jax.core.atomic_files import atomic_write, require_writable, write_text_atomically
-from hierrouter_jax.core.configs import digest, from_json_dict, read_json, to_json_dict
+from hierrouter_jax.core.configs import from_json_dict, read_json, to_json_dict
 from hierrouter_jax.core.errors import ConfigError
 from hierrouter_jax.crowd.budget import Budget
 from hierrouter_jax.crowd.comparison.assign import assign_people
@@ -27,9 +27,8 @@ from hierrouter_jax.crowd.comparison.probe import probe_instructions
 from hierrouter_jax.crowd.crew import DEFAULT_CREW, load_crew
 from hierrouter_jax.crowd.journal import Journal
 from hierrouter_jax.crowd.open_crew import Openers, open_crew
-from hierrouter_jax.crowd.prompts import CROWD_PROMPT_VERSION
 from hierrouter_jax.crowd.registry import ONE_PROMPT_ROLE, Algorithm, algorithm
-from hierrouter_jax.crowd.run_records import config_of
+from hierrouter_jax.crowd.run_records import config_of, run_identity
 from hierrouter_jax.crowd.runner import Crew, Runner, RunOutcome
 from hierrouter_jax.crowd.subtasks import Pipeline
 from hierrouter_jax.report.crowd_report import (
@@ -289,8 +288,7 @@ def _comparison(command: _Comparison, names: tuple[str, ...] = (), *, roles: tup
     if unknown := sorted(set(chosen) - set(crew_config.workers)):
         raise ConfigError(f"Workers must be of the crew ({', '.join(crew_config.workers)}), but are {unknown}.")
     needed = (*found.roles_of(config), *roles) if roles else tuple(f"@{name}" for name in chosen)
-    asked = [CROWD_PROMPT_VERSION, to_json_dict(config), [to_json_dict(one) for one in inputs], crew_config.to_json()]
-    identity = digest(asked)[:10]
+    identity = run_identity(config, [to_json_dict(one) for one in inputs], crew_config.to_json())[:10]
     with (
         ResponseStore(command.store) as store,
         openers(command.store) as opening,

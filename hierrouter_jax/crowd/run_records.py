@@ -69,6 +69,11 @@ def record_from_json(data: Mapping[str, Any]) -> RunRecord:
     )
 
 
+def run_identity(config: Any, *asked: Any) -> str:
+    """Return the digest of what runs without a record depend on: config, JSON values of what is asked, the prompts."""
+    return digest([CROWD_PROMPT_VERSION, to_json_dict(config), *asked])
+
+
 def config_of(found: Algorithm, options: Sequence[str]) -> Any:
     """Return an algorithm's config with `name=value` options set; `ConfigError` naming those that do not fit."""
     defaults = found.config()

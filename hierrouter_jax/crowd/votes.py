@@ -115,13 +115,15 @@ def rotations(subtask: SubTask, slot: int) -> list[SubTask]:
 
 
 def mean_over_rotations(logprobs: Sequence[Sequence[float]]) -> list[float]:
-    """Return the candidates' mean log-probabilities, from those of the labels in each rotation.
+    """Return the candidates' mean log-probabilities, from those of the labels in each rotation, or in the first alone.
 
     What a worker thinks of a label itself is the same for all candidates then, and decides nothing: models favour
     labels (arXiv:2309.03882) and places (arXiv:2305.17926) over what stands there.
     """
-    num = len(logprobs)
-    return [sum(logprobs[shift][(place - shift) % num] for shift in range(num)) / num for place in range(num)]
+    num = len(logprobs[0])
+    return [
+        sum(own[(place - shift) % num] for shift, own in enumerate(logprobs)) / len(logprobs) for place in range(num)
+    ]
 
 
 def most_frequent(answers: Sequence[Any]) -> Any:

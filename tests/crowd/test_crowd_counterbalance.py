@@ -99,6 +99,16 @@ def test_what_is_thought_of_labels_is_the_same_for_all_candidates(num):
         assert found == pytest.approx([one + taste_of_all for one in worth])
 
 
+def test_one_view_alone_is_its_own_mean():
+    assert mean_over_rotations([[-1.5, -0.25, -3.0]]) == [-1.5, -0.25, -3.0]
+
+
+def test_candidates_that_look_alike_are_one_request_and_one_answer(store):
+    engine = FondOfA()
+    found, _ = chosen(PoolWorker(engine, store), voting(("fig", "fig")))
+    assert (found, len(engine.requests)) == (["fig"], 1)
+
+
 @pytest.mark.parametrize("num", [2, 3, 5])
 def test_a_model_that_says_a_whatever_it_stands_for_chooses_by_worth_when_counterbalanced(store, num):
     best = max(ITEMS[:num], key=WORTH.__getitem__)

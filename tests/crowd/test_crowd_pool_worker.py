@@ -263,6 +263,7 @@ def test_draws_depend_on_the_seed_alone_and_stand_extremes():
     assert {drawn_option(["a", "b"], [-2.0, -1.0], 1e-308, seed=seed) for seed in range(97)} == {"b"}
     assert {drawn_option(["a", "b"], [-1e5, -1e5 - 1], 1e9, seed=seed) for seed in range(97)} == {"a", "b"}
     assert {drawn_option(["a", "b"], [-math.inf, -1.0], 1.0, seed=seed) for seed in range(97)} == {"b"}
+    assert {drawn_option(["a", "b"], [-math.inf, -math.inf], 1e-3, seed=seed) for seed in range(97)} == {"a", "b"}
 
 
 def test_a_worker_draws_at_its_temperature_and_takes_what_the_engine_chose_at_zero(store):

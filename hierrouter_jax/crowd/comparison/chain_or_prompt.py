@@ -138,6 +138,6 @@ def _has_failed(result: Any) -> bool:
 
 def graded_result(algorithm: str, result: Any, one: GradedInput) -> float | None:
     """Return how right a result is, None where nothing says it; the failure that stands for a result is wrong."""
-    if not can_grade(algorithm, one):
-        return None
-    return 0.0 if _has_failed(result) else result_score(algorithm, result, one)
+    if _has_failed(result):
+        return 0.0 if can_grade(algorithm, one) else None
+    return result_score(algorithm, result, one)

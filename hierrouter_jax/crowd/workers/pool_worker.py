@@ -19,7 +19,7 @@ from hierrouter_jax.crowd.workers.worker import Ask, Contributor, OnReply, Reply
 from hierrouter_jax.llm.engine import TextEngine
 from hierrouter_jax.store.response_store import ResponseStore
 
-LOWEST = -1e308  # stands for -inf where every option is as unlikely
+LOWEST = -1e300  # stands for -inf, which has no distance to itself
 TOKENS_OF_ONE = 1000.0  # cost 1 is so many tokens of the pool's dearest model
 
 
@@ -64,28 +64,28 @@ class PoolWorker:
 
     def answer(self, asks: Sequence[Ask], on_reply: OnReply) -> None:
         """Ask the models, batched; equal requests are asked once."""
-        waiting: dict[str, list[tuple[int, int]]] = {}
+        waiting: dict[str, list[int]] = {}
         requests: dict[str, AskedRequest] = {}
-        responses: list[dict[int, Response]] = [{} for _ in asks]
-        needed: dict[int, int] = {}
+        keys: dict[int, list[str]] = {}  # of what each ask is asked
         for index, ask in enumerate(asks):
             try:
                 views = [encode_request(self._engine, self._request(ask, one)) for one in self._views(ask)]
             except PromptTooLongError as error:
                 on_reply(index, Reply(failure=str(error)))
                 continue
-            needed[index] = len(views)
-            for place, view in enumerate(views):
-                requests[view.key] = view
-                waiting.setdefault(view.key, []).append((index, place))
+            keys[index] = [one.key for one in views]
+            for one in views:
+                requests[one.key] = one
+            for key in dict.fromkeys(keys[index]):
+                waiting.setdefault(key, []).append(index)
         stored = self._store.get_many(requests)
+        responses: dict[str, Response] = {}
 
         def hand_over(key: str, response: Response) -> None:
-            for index, place in waiting[key]:
-                responses[index][place] = response
-                if len(responses[index]) == needed[index]:
-                    own = [responses[index][view] for view in range(needed[index])]
-                    on_reply(index, self._reply(asks[index], own))
+            responses[key] = response
+            for index in waiting[key]:
+                if all(one in responses for one in keys[index]):
+                    on_reply(index, self._reply(asks[index], [responses[one] for one in keys[index]]))
 
         for key, response in stored.items():
             hand_over(key, response)
@@ -128,8 +128,7 @@ class PoolWorker:
         return Reply(text=without_cue(ask.subtask, response.text) if is_text else response.text.strip(), cost=cost)
 
     def _chosen(self, ask: Ask, options: Sequence[str], responses: Sequence[Response]) -> str:
-        by_view = [one.option_logprobs for one in responses]
-        logprobs = mean_over_rotations(by_view) if len(by_view) > 1 else list(by_view[0])
+        logprobs = mean_over_rotations([one.option_logprobs for one in responses])
         if self._temperature > 0:
             return drawn_option(options, logprobs, self._temperature, seed=ask.seed)
         return max(zip(logprobs, options, strict=True), key=lambda one: one[0])[1]
@@ -137,6 +136,7 @@ class PoolWorker:
 
 def drawn_option(options: Sequence[str], logprobs: Sequence[float], temperature: float, *, seed: int) -> str:
     """Return an option drawn with probability proportional to exp(logprob / temperature)."""
-    highest = max(max(logprobs), LOWEST)
-    weights = [math.exp((value - highest) / temperature) for value in logprobs]
+    values = [max(value, LOWEST) for value in logprobs]
+    highest = max(values)
+    weights = [math.exp((value - highest) / temperature) for value in values]
     return random.Random(seed).choices(list(options), weights)[0]
